@@ -1,0 +1,5 @@
+"""`python -m flows` is `orpo-pipeline`."""
+
+from flows.cli import main
+
+main()

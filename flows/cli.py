@@ -1,0 +1,122 @@
+"""The command line: `orpo-pipeline run`, `config`, `plan` and `up`."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.configuration import read_config
+from schemas.errors import PipelineError
+from tasks.home import make_folder, service_environment, state_home
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+app = typer.Typer(
+    help="Preference data in, a better chat model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces and all logs.")]
+
+
+@app.command()
+def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Run the whole pipeline here: prepare, plan, train, evaluate, register."""
+    parsed = read_config(config, overrides or ())
+    use_state_folder(debug)
+    from flows.pipeline import orpo_pipeline
+    from flows.summary import print_summary
+
+    console = Console()
+    console.print(f"state folder {state_home()}", style="dim", soft_wrap=True)
+    print_summary(orpo_pipeline(parsed), console)
+
+
+@app.command()
+def config(
+    file: Annotated[Path | None, typer.Argument(help="YAML file; none: the defaults.")] = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Print the resolved configuration as JSON, for `prefect deployment run -p config=...`."""
+    print(read_config(file, overrides or ()).model_dump_json(indent=2))
+
+
+@app.command()
+def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Prepare the data and print how it would be trained on this machine."""
+    parsed = read_config(config, overrides or ())
+    use_state_folder(debug)
+    from orpo_pipeline.planning import plan_table, plan_training
+    from tasks.plan import probe_in_child
+    from tasks.prepare import prepare_data
+
+    prepared = prepare_data(parsed)
+    decided = plan_training(
+        parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
+    )
+    table = Table(title=f"Training plan for {decided.probe.name}", title_justify="left")
+    for column in ("choice", "value", "because"):
+        table.add_column(column)
+    for row in plan_table(decided):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Start Prefect, MLflow and a worker on 127.0.0.1, until Ctrl-C."""
+    from tasks.servers import run_servers
+
+    raise typer.Exit(run_servers(state_home(), prefect_port, mlflow_port, open_browser))
+
+
+def use_state_folder(debug: bool) -> None:
+    """Point Prefect and MLflow at the state folder, and at the server of `up` when it runs.
+
+    Both read their settings when they are imported, so this comes first.
+    """
+    from tasks.servers_file import running_prefect_api
+
+    home = state_home()
+    # Prefect logs each failed task with its stack trace; without --debug one paragraph says it.
+    level = "DEBUG" if debug else os.environ.get("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    api = os.environ.get("PREFECT_API_URL") or running_prefect_api(home)
+    os.environ.update(service_environment(home), PREFECT_LOGGING_LEVEL=level)
+    make_folder(Path(os.environ["PREFECT_HOME"]))  # its SQLite does not make the folder
+    if api:
+        os.environ["PREFECT_API_URL"] = api
+
+
+def main() -> None:
+    """Entry point: an error that a person can act on is one paragraph and an exit code."""
+    try:
+        app()
+    except PipelineError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        console = Console(stderr=True)
+        console.print(f"[bold red]Error:[/] {error.found}", soft_wrap=True, highlight=False)
+        console.print(
+            f"  expected: {error.expected}", soft_wrap=True, markup=False, highlight=False
+        )
+        console.print(f"  fix: {error.fix}", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

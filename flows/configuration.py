@@ -1,0 +1,95 @@
+"""Config files and `--set` overrides, read into one `RunConfig`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from schemas.config import RunConfig
+from schemas.errors import UserError
+
+CONFIG_FOLDER = "configs"
+
+
+def read_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The file's values, then the overrides (`section.field=value`, the value as YAML).
+
+    Raises UserError that lists every problem at once.
+    """
+    values = _read_yaml(file) if file else {}
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(dict(problem)) for problem in error.errors()]
+        raise UserError(
+            f"{file or 'The configuration'}: {'; '.join(problems)}.",
+            "the fields and values that docs/configuration.md lists.",
+            "Correct them; `orpo-pipeline config` prints all fields with their values.",
+        ) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"The config file {file} cannot be read: {' '.join(str(error).split())}.",
+            "an existing YAML file.",
+            f"Correct the path or the file; examples lie in {CONFIG_FOLDER}/.",
+        ) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The config file {file} holds {type(values).__name__}, not sections.",
+            "a mapping with sections such as `data:` and `training:`.",
+            f"Compare it with the examples in {CONFIG_FOLDER}/.",
+        )
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    section, dot, field = path.strip().partition(".")
+    if not separator or not dot:
+        raise UserError(
+            f"The override {override!r} has not the form SECTION.FIELD=VALUE.",
+            "for example training.max_steps=20.",
+            "Correct the --set option.",
+        )
+    inside = values.setdefault(section, {})
+    if not isinstance(inside, dict):
+        raise UserError(
+            f"The section {section!r} of the config file holds {inside!r}, not fields.",
+            "a mapping of fields.",
+            "Correct the config file.",
+        )
+    try:
+        inside[field] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"The value of the override {override!r} is no YAML: {' '.join(str(error).split())}.",
+            "a YAML value such as 20, 1e-4, true or text.",
+            "Correct or quote the value.",
+        ) from error
+    if isinstance(inside[field], str):
+        inside[field] = _number_or_text(inside[field])
+
+
+def _number_or_text(text: str) -> float | str:
+    """YAML 1.1 takes 1e-4 for text; people mean the number."""
+    try:
+        return float(text) if text[:1].isdigit() else text
+    except ValueError:
+        return text
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place} is not a known field"
+    return f"{place} = {problem['input']!r}: {problem['msg']}"

@@ -1,0 +1,35 @@
+"""The main job: preference data in, a registered and better chat model out."""
+
+import time
+
+from prefect import flow
+
+from schemas.config import RunConfig
+from schemas.results import PipelineResult
+from tasks.evaluate import evaluate
+from tasks.plan import plan
+from tasks.prepare import prepare
+from tasks.register import register
+from tasks.train import train
+
+
+@flow(name="orpo-pipeline", persist_result=True, result_serializer="json")
+def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B008 -- frozen
+    """Prepare the data, plan for this machine, train, evaluate and register.
+
+    Args:
+        config: every knob of the run; what is not given has its default.
+    """
+    started = time.monotonic()
+    prepared = prepare(config)
+    training_plan = plan(config, prepared)
+    adapter = train(config, prepared, training_plan)
+    evaluation = evaluate(config, prepared, training_plan, adapter)
+    version = register(config, prepared, training_plan, adapter, evaluation)
+    return PipelineResult(
+        prepared=prepared,
+        adapter=adapter,
+        evaluation=evaluation,
+        version=version,
+        seconds=round(time.monotonic() - started, 1),
+    )

@@ -1,0 +1,1 @@
+"""Preference data to chat model: preparation, planning, ORPO training and evaluation."""

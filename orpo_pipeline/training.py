@@ -1,0 +1,163 @@
+"""The train stage: prepared pairs and a plan in; a complete PEFT adapter out."""
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orpo_pipeline.checkpoints import checkpoint_step, newest_checkpoint
+from orpo_pipeline.engine import EngineRun, StepMetrics, find_engine
+from orpo_pipeline.qlora import attach_new_adapter, load_base
+from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
+from schemas.config import RunConfig
+from schemas.errors import EnvironmentFault
+from schemas.jobs import TrainJob
+from schemas.plan import TrainingPlan
+from schemas.results import PreparedData, TrainedAdapter
+
+METRICS = "metrics.jsonl"
+RECORD = "record.json"
+DECISIVE_CHOICES = ("device", "dtype", "attention", "quantization", "optimizer")
+"""Choices of the plan that change the adapter's numbers. Checkpointing only changes time and
+memory; the micro-batch does change TRL's averaging, see `adapter_id`."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and has checkpointed."""
+
+
+def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
+    """Name of one logical training: all that decides the adapter's weights."""
+    decisive = (*DECISIVE_CHOICES, "micro_batch_size")
+    return fingerprint(
+        {
+            "prepared": prepared.prepared_id,
+            "lora": config.lora.model_dump(),
+            # How often it is saved decides nothing about what is saved in the end.
+            "training": config.training.model_dump(exclude={"save_steps"}),
+            "plan": {name: plan.choices()[name].value for name in decisive},
+            "code": code_version("orpo_pipeline.training"),
+        }
+    )
+
+
+def load_adapter(home: Path, identity: str) -> TrainedAdapter | None:
+    """The record of a finished training, or None."""
+    folder = home / "adapters" / identity
+    if not is_complete(folder):
+        return None
+    record = TrainedAdapter.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    return record.model_copy(update={"reused": True})
+
+
+def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) -> TrainedAdapter:
+    """Train, or continue the same training, and publish the adapter.
+
+    Raises Interrupted after a stop that was asked for, EnvironmentFault when another process
+    trains the same adapter.
+    """
+    folder = job.home / "adapters" / job.adapter_id
+    work = job.home / "training" / job.adapter_id
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(work):
+        done = load_adapter(job.home, job.adapter_id)
+        if done is not None:
+            return done
+        started = time.monotonic()
+        record = _train_and_publish(
+            job, folder, work, _recorded(work, on_step), should_stop, started
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _train_and_publish(
+    job: TrainJob,
+    folder: Path,
+    work: Path,
+    on_step: StepMetrics,
+    should_stop: Callable[[], bool],
+    started: float,
+) -> TrainedAdapter:
+    from transformers import AutoTokenizer, set_seed
+
+    base = job.prepared.base_model
+    set_seed(job.config.training.seed)  # adapter weights are drawn at random
+    model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+    model.config.use_cache = False
+    model.train()
+    tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")
+    resumed_from = find_engine(job.plan.engine.value)(
+        EngineRun(
+            model=model,
+            tokenizer=tokenizer,
+            pairs=job.prepared.path / "train.parquet",
+            training=job.config.training,
+            plan=job.plan,
+            work=work,
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+    )
+    if should_stop():
+        raise Interrupted(f"training stopped; checkpoints are in {work}")
+    record = TrainedAdapter(
+        path=folder,
+        adapter_id=job.adapter_id,
+        steps=max(point["step"] for point in read_metrics(work / METRICS)),
+        seconds=round(time.monotonic() - started, 1),
+        resumed_from=resumed_from,
+    )
+    with new_stage(folder) as temporary:
+        model.save_pretrained(temporary)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        tokenizer.save_pretrained(temporary)
+        shutil.copy2(work / METRICS, temporary / METRICS)
+        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    return record
+
+
+def _recorded(work: Path, on_step: StepMetrics) -> StepMetrics:
+    """`on_step` that also appends to metrics.jsonl, cut back to the checkpoint resumed from."""
+    checkpoint = newest_checkpoint(work)
+    resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
+    path = work / METRICS
+    kept = [point for point in read_metrics(path) if point["step"] <= resumed_from]
+    path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+
+    def record(step: int, steps: int, values: dict[str, float]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "values": values}) + "\n")
+        on_step(step, steps, values)
+
+    return record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The points of a metrics.jsonl: `step` and `values`. A line torn by a crash is left out."""
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            break
+    return points
+
+
+@contextmanager
+def _lock(work: Path) -> Iterator[None]:
+    """One process at a time per training; the kernel frees the lock when its holder dies."""
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentFault(
+                f"Another process is running this very training ({work.name}).",
+                "one process per training.",
+                "Wait until it has finished; the same command then reuses its result.",
+            ) from None
+        yield

@@ -1,0 +1,1 @@
+"""The words of the project: configuration, preference pairs, hardware, plans and results."""

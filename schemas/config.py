@@ -1,0 +1,197 @@
+"""One frozen `RunConfig`: every knob of a run, its unit and what turning it does."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EMBEDDED = "embedded"
+
+ALL_LINEAR_PROJECTIONS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error. Field docs become the Prefect UI's help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where the preference pairs come from and which of them are held out."""
+
+    source: str = EMBEDDED
+    """`embedded` (the packaged pairs), a file, a folder, a glob, or a hub id `owner/name`."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub id. Unset: the newest commit, recorded with the run."""
+
+    train_split: str = "train"
+    """Files of a folder or hub id to train on: those named `SPLIT.*` or `SPLIT-*`."""
+
+    eval_split: str | None = None
+    """Files to evaluate on. Unset: `eval_fraction` of the prompts is held out instead."""
+
+    eval_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of prompts held out when there is no `eval_split`. Which ones is decided by content."""
+
+    max_quarantined_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of rows that may be quarantined before preparation fails and says why."""
+
+
+class ChatConfig(Section):
+    """How a conversation becomes text and tokens."""
+
+    template: str | None = None
+    """Unset: the tokenizer's own. Or `chatml`, `zephyr`, `mistral`, `llama3`, or a Jinja file."""
+
+    max_length: int = Field(default=1024, ge=16)
+    """Tokens of prompt + answer. A pair with a longer side is quarantined, never cut."""
+
+
+class ModelConfig(Section):
+    """The base model and how it is held in memory. `auto` is decided by the plan."""
+
+    base_model: str = EMBEDDED
+    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local folder, or a GGUF file."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub id. Unset: the newest commit, recorded with the run."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Compute precision."""
+
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """Attention implementation."""
+
+    quantization: Literal["auto", "nf4", "none"] = "auto"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA); `none`: weights in `dtype`."""
+
+
+class LoraConfig(Section):
+    """The adapter that is trained."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+
+    alpha: int = Field(default=16, ge=1)
+    """Scale: the update is multiplied by alpha / r (alpha / sqrt(r) with `use_rslora`)."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input. Really applied; 0 costs nothing."""
+
+    target_modules: tuple[str, ...] = Field(default=ALL_LINEAR_PROJECTIONS, min_length=1)
+    """Names of the linear layers that get an adapter."""
+
+    use_dora: bool = False
+    """Weight-decomposed LoRA (arXiv 2402.09353): often better at low rank, slower."""
+
+    use_rslora: bool = False
+    """Rank-stabilised scaling (arXiv 2312.03732): for ranks of 64 and more."""
+
+
+class TrainingConfig(Section):
+    """The ORPO optimisation (arXiv 2403.07691)."""
+
+    engine: Literal["trl"] = "trl"
+    """`trl`: TRL's ORPOTrainer on our token ids, the reference."""
+
+    orpo_lambda: float = Field(default=0.1, ge=0)
+    """Weight of the odds-ratio loss: the paper's lambda, TRL's `beta`."""
+
+    learning_rate: float = Field(default=8e-6, gt=0)
+    """Peak learning rate. LoRA usually wants 5e-5 to 5e-4, full fine-tuning 5e-6 to 8e-6."""
+
+    lr_scheduler: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "linear"
+    """Schedule after the warm-up."""
+
+    warmup: float = Field(default=0.1, ge=0)
+    """Below 1: share of all steps; from 1: number of steps."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training pairs; ignored when `max_steps` is set."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Pairs per optimizer step."""
+
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Pairs per forward pass; must divide `batch_size`. Unset: decided by the plan."""
+
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """8-bit states save memory; paged ones survive spikes on a GPU."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    save_steps: int = Field(default=25, ge=1)
+    """Optimizer steps between checkpoints: the most that a crash can cost."""
+
+    seed: int = Field(default=42, ge=0)
+    """Seeds adapter weights, data order and dropout."""
+
+
+class EvaluationConfig(Section):
+    """What is measured on the held-out pairs, for the base model and the candidate alike."""
+
+    max_pairs: int | None = Field(default=None, ge=1)
+    """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Pairs per forward pass."""
+
+    generations: int = Field(default=4, ge=0)
+    """Held-out prompts that both models answer, side by side."""
+
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Tokens per generated answer."""
+
+
+class GateConfig(Section):
+    """When a candidate may become the first champion."""
+
+    min_accuracy_gain: float = Field(default=0.0, ge=0, le=1)
+    """The candidate's pair accuracy must exceed the base model's by more than this."""
+
+
+class RegistryConfig(Section):
+    """Where runs and model versions are recorded."""
+
+    tracking_uri: str | None = None
+    """MLflow server. Unset: `MLFLOW_TRACKING_URI`, else SQLite in the state folder."""
+
+    experiment: str = Field(default="orpo-pipeline", min_length=1)
+    """MLflow experiment."""
+
+    model_name: str = Field(default="orpo-chat", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Registered model: letters, digits, dot, dash and underscore."""
+
+
+class RunConfig(Section):
+    """Everything that decides a run's result."""
+
+    data: DataConfig = DataConfig()
+    chat: ChatConfig = ChatConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()

@@ -1,0 +1,1 @@
+"""The edge: Prefect tasks, child processes and MLflow."""

@@ -1,0 +1,109 @@
+"""The few calls to a local Prefect server that `up` makes, over plain HTTP.
+
+Importing Prefect takes seconds and memory that a supervisor should not need.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from http.client import HTTPException
+from typing import Any
+from urllib import request
+
+from schemas.errors import EnvironmentFault
+
+WORK_POOL = "local"
+
+# A proxy set for the outside world must not be asked for 127.0.0.1.
+_opener = request.build_opener(request.ProxyHandler({}))
+
+
+def answers(url: str, timeout: float = 2) -> bool:
+    """True when a GET is answered with 200 within `timeout` seconds."""
+    try:
+        with _opener.open(url, timeout=timeout) as response:
+            return bool(response.status == 200)
+    except (OSError, HTTPException):  # OSError covers URLError, HTTPError and time-outs
+        return False
+
+
+def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60) -> Any:
+    """One JSON call; EnvironmentFault when it fails."""
+    message = request.Request(
+        api + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with _opener.open(message, timeout=timeout) as response:
+            content = response.read()
+    except (OSError, HTTPException) as error:
+        raise EnvironmentFault(
+            f"The Prefect server failed to answer {method} {path}: {error}.",
+            f"an answer within {timeout:.0f} s.",
+            "Try again; if that fails too, see the server's log.",
+        ) from error
+    return json.loads(content) if content else None
+
+
+def ensure_work_pool(api: str) -> None:
+    """Create the pool for one run at a time: two trainings would share one accelerator's memory.
+
+    An existing pool is left alone, so a limit that somebody raised stays. Its job template is
+    filled in by the first worker.
+    """
+    if call(api, "POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [WORK_POOL]}}}):
+        return
+    pool = {"name": WORK_POOL, "type": "process", "concurrency_limit": 1}
+    call(api, "POST", "/work_pools/", pool)
+
+
+def worker_seen_since(api: str, worker: str, instant: datetime) -> bool:
+    """True when `worker` has reported to the pool after `instant` (with time zone)."""
+    workers = call(api, "POST", f"/work_pools/{WORK_POOL}/workers/filter", {})
+    heartbeats = [entry["last_heartbeat_time"] for entry in workers if entry["name"] == worker]
+    return any(beat and datetime.fromisoformat(beat) > instant for beat in heartbeats)
+
+
+def crash_abandoned_runs(api: str, timeout: float = 60) -> int:
+    """End the runs on record whose processes are gone; returns how many.
+
+    Nothing else would: such a run shows as Running for ever and keeps the pool's only slot. Called
+    before the pool's worker starts and after it was stopped, when no run of the pool can be alive.
+    """
+    unfinished = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": [WORK_POOL]}},
+    }
+    abandoned = call(api, "POST", "/flow_runs/filter", unfinished, timeout)
+    for run in abandoned:
+        cancelling = run["state_type"] == "CANCELLING"
+        state = {
+            "type": "CANCELLED" if cancelling else "CRASHED",
+            "message": "Its worker was stopped. Run it again: finished stages are not repeated.",
+        }
+        path = f"/flow_runs/{run['id']}/set_state"
+        call(api, "POST", path, {"state": state, "force": True}, timeout)
+    return len(abandoned)
+
+
+def _schedules(api: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for deployment in call(api, "POST", "/deployments/filter", {}):
+        for schedule in deployment["schedules"]:
+            name = schedule.get("slug") or json.dumps(schedule["schedule"], sort_keys=True)
+            yield deployment["id"], name, schedule
+
+
+def read_activity(api: str) -> dict[tuple[str, str], bool]:
+    """Which schedules of which deployments are active now."""
+    return {(deployment, name): entry["active"] for deployment, name, entry in _schedules(api)}
+
+
+def restore_activity(api: str, before: dict[tuple[str, str], bool]) -> None:
+    """Undo what deploying does to schedules that somebody has resumed or paused since."""
+    for deployment, name, schedule in _schedules(api):
+        active = before.get((deployment, name), schedule["active"])
+        if active != schedule["active"]:
+            path = f"/deployments/{deployment}/schedules/{schedule['id']}"
+            call(api, "PATCH", path, {"active": active})

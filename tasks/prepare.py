@@ -1,0 +1,38 @@
+"""Task `prepare`: source files to train, evaluation and quarantine files."""
+
+from datetime import timedelta
+
+from prefect import task
+
+from orpo_pipeline.base_model import needs_dequantising
+from orpo_pipeline.preparation import find_prepared, load_prepared
+from schemas.config import RunConfig
+from schemas.jobs import Event, PrepareJob, Progress
+from schemas.results import PreparedData
+from tasks.home import state_home
+from tasks.policies import stage_task
+from tasks.progress import StageProgress
+from tasks.stage_process import run_stage
+
+
+@task(**stage_task("prepare", timedelta(hours=12), retries=2, delay=timedelta(seconds=10)))
+def prepare(config: RunConfig) -> PreparedData:
+    """Read, check, split and tokenise the configured data; or reuse what is done."""
+    return prepare_data(config)
+
+
+def prepare_data(config: RunConfig) -> PreparedData:
+    """The same outside Prefect."""
+    home = state_home()
+    with StageProgress("prepare") as progress:
+        if not needs_dequantising(config.model, home):
+            folder, _, _ = find_prepared(config, home, progress)
+            done = load_prepared(folder)
+            if done is not None:
+                return done
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Progress):
+                progress(event.what, event.done, event.total)
+
+        return run_stage(PrepareJob(config=config, home=home), PreparedData, on_event)

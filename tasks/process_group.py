@@ -1,0 +1,109 @@
+"""The processes of one `up`: started, found again, and ended to the last one.
+
+Prefect starts each flow run in a session of its own, and a killed parent leaves its children to
+init. So neither process groups nor parent ids find everything; an inherited variable does.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+MARKER = "ORPO_UP"
+"""Environment variable of everything that `up` starts: `ROLE:STATE_FOLDER`."""
+
+KILL_WAIT_SECONDS = 1.0
+
+
+class Child:
+    """A process with a log file, in its own session, so that a Ctrl-C reaches only `up`."""
+
+    def __init__(self, role: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.role = role
+        self.process = process
+        self.log = log
+
+    @classmethod
+    def start(
+        cls, role: str, command: list[str], home: Path, environment: dict[str, str]
+    ) -> "Child":
+        """Run `command`; its output goes to `{home}/logs/{role}.log`, the last one to `.log.1`."""
+        log = home / "logs" / f"{role}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**environment, MARKER: f"{role}:{home}"},
+                start_new_session=True,
+            )
+        return cls(role, process, log)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
+
+
+def owner_of(process: psutil.Process) -> tuple[str, str] | None:
+    """(role, state folder) of a process that an `up` started; None for any other process."""
+    try:
+        role, separator, home = process.environ().get(MARKER, "").partition(":")
+    except (psutil.Error, OSError):  # other users' processes, and those that end meanwhile
+        return None
+    return (role, home) if separator else None
+
+
+def find_processes(home: Path, is_wanted: Callable[[str], bool]) -> list[psutil.Process]:
+    """Processes of `up` on this state folder whose role is wanted; never the caller itself."""
+    found = []
+    for process in psutil.process_iter():
+        owner = owner_of(process) if process.pid != os.getpid() else None
+        if owner and owner[1] == str(home) and is_wanted(owner[0]):
+            found.append(process)
+    return found
+
+
+def end_processes(home: Path, is_wanted: Callable[[str], bool], grace: float) -> int:
+    """SIGTERM to each, `grace` seconds for all together, then SIGKILL; returns how many.
+
+    A process is asked once, and only when its parent is not among them (any more): a parent knows
+    best how to end its own. So a training is ended by its flow run, and a flow run, which Prefect's
+    worker leaves behind when it stops, by us.
+    """
+    deadline = time.monotonic() + grace
+    asked: set[int] = set()
+    count = len(remaining := find_processes(home, is_wanted))
+    while remaining and time.monotonic() < deadline:
+        pids = {process.pid for process in remaining}
+        for process in remaining:
+            if process.pid not in asked and _parent(process) not in pids:
+                asked.add(process.pid)
+                _send(process, signal.SIGTERM)
+        psutil.wait_procs(remaining, timeout=0.2)
+        remaining = find_processes(home, is_wanted)
+    for process in remaining:
+        _send(process, signal.SIGKILL)
+    psutil.wait_procs(remaining, timeout=KILL_WAIT_SECONDS)
+    return count
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        return

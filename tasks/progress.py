@@ -1,0 +1,69 @@
+"""Progress for people: bars in a terminal, log lines in a deployment."""
+
+import logging
+from types import TracebackType
+
+from prefect import get_run_logger
+from prefect.runtime import deployment
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+LOG_EVERY = 0.1  # share of a long stage between two log lines
+
+
+class StageProgress:
+    """Shows what a stage is doing. A context manager; call it with what, done and total."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.in_deployment = deployment.id is not None
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=self.in_deployment,
+        )
+        self.shown = ""
+        self.next_line = 0.0
+
+    def __enter__(self) -> "StageProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        if self.in_deployment:
+            self._log(what, done, total)
+        else:
+            self._draw(what, done, total)
+
+    def _log(self, what: str, done: int, total: int) -> None:
+        if what != self.shown:
+            self.shown, self.next_line = what, 0.0
+        share = done / total if total else 1.0
+        if share >= self.next_line:
+            counted = f": {done:,} of {total:,}" if total else ""
+            self.logger.info("%s%s", what, counted)
+            self.next_line = share + LOG_EVERY
+
+    def _draw(self, what: str, done: int, total: int) -> None:
+        if what != self.shown:
+            for task in self.bars.tasks:
+                self.bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+            self.shown = what
+            self.bars.add_task(f"{self.stage:<9}{what}", total=total or None)
+        self.bars.update(self.bars.tasks[-1].id, completed=done, total=total or None)
+
+    @property
+    def logger(self) -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
+        return get_run_logger()

@@ -1,0 +1,39 @@
+"""Task `register`: the run's record in MLflow, the model version, its alias."""
+
+from datetime import timedelta
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from schemas.config import RunConfig
+from schemas.plan import TrainingPlan
+from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
+from tasks.home import state_home
+from tasks.policies import stage_task
+from tasks.registry import assign_alias, describe_version, record_run, register_version, registered
+from tasks.tracking import Tracker
+
+
+@task(**stage_task("register", timedelta(hours=1), retries=3, delay=timedelta(seconds=20)))
+def register(
+    config: RunConfig,
+    prepared: PreparedData,
+    plan: TrainingPlan,
+    adapter: TrainedAdapter,
+    evaluation: EvaluationReport,
+) -> RegisteredVersion:
+    """Record the run and register the adapter; doing it twice changes nothing."""
+    tracker = Tracker(config.registry, state_home())
+    run_id = tracker.open_run(adapter.adapter_id)
+    with tracker.failure_recorded(run_id):
+        tracker.describe_run(run_id, config, prepared, plan)
+        record_run(tracker, run_id, prepared, plan, adapter, evaluation)
+        version, known = register_version(tracker, run_id, prepared, plan, adapter, evaluation)
+        decision = assign_alias(tracker, version, evaluation, config.gate)
+        tracker.finish_run(run_id)
+        record = registered(tracker, run_id, version, decision, reused=known)
+    summary = describe_version(prepared, adapter, evaluation)
+    title = f"## {record.model_name} version {version}: {', '.join(record.aliases) or 'no alias'}"
+    text = f"{title}\n\n{decision.because}\n\n{summary}\n\nMLflow run `{run_id}`\n"
+    create_markdown_artifact(text, key="registered-version")
+    return record

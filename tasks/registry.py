@@ -1,0 +1,193 @@
+"""The registered model: one version per adapter, and who carries which alias."""
+
+import json
+from typing import Any
+
+import polars as pl
+
+from orpo_pipeline.figures import data_funnel, margin_histogram, training_curves
+from orpo_pipeline.planning import plan_table
+from orpo_pipeline.promotion import should_promote
+from orpo_pipeline.training import read_metrics
+from schemas.config import GateConfig
+from schemas.plan import Choice, TrainingPlan
+from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
+from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+DECISION_TAG = "orpo.decision"
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+SERVING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+DIGEST_LENGTH = 36  # MLflow's limit; the whole id is a tag
+
+
+def record_run(
+    tracker: Tracker,
+    run_id: str,
+    prepared: PreparedData,
+    plan: TrainingPlan,
+    adapter: TrainedAdapter,
+    evaluation: EvaluationReport,
+) -> None:
+    """Log everything of a run that is not logged yet: data, plan, curves, figures, answers."""
+    client = tracker.client
+    if RECORDED_TAG in client.get_run(run_id).data.tags:
+        return
+    points = read_metrics(adapter.path / "metrics.jsonl")
+    tracker.deliver_points(run_id, points)
+    tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
+    summary = {
+        f"{name}/{figure}": float(value)
+        for name, metrics in (("base", evaluation.base), ("candidate", evaluation.candidate))
+        for figure, value in metrics.model_dump().items()
+    }
+    data = {
+        "data/rows": prepared.rows_in,
+        "data/train_pairs": prepared.train_pairs,
+        "data/eval_pairs": prepared.eval_pairs,
+        "data/quarantined": prepared.rows_quarantined,
+        "data/duplicates": prepared.duplicates,
+        "train/seconds": adapter.seconds,
+    }
+    last = {"step": adapter.steps, "values": {**summary, **data}}
+    tracker.deliver_points(run_id, [last])
+    client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
+    client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
+    client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
+    client.log_text(run_id, plan_markdown(plan), "plan.md")
+    scores = pl.read_parquet(evaluation.path / "pairs.parquet")
+    client.log_figure(run_id, data_funnel(_funnel(prepared)), "figures/data_funnel.png")
+    client.log_figure(run_id, training_curves(points), "figures/training_curves.png")
+    client.log_figure(run_id, margin_histogram(scores), "figures/margins.png")
+    answers = json.loads((evaluation.path / "generations.json").read_text(encoding="utf-8"))
+    if answers:
+        columns = {name: [row[name] for row in answers] for name in answers[0]}
+        client.log_table(run_id, columns, "generations.json")
+    client.set_tag(run_id, RECORDED_TAG, "yes")
+
+
+def plan_markdown(plan: TrainingPlan) -> str:
+    """The plan as a table."""
+    rows = [f"| {name} | {value} | {because} |" for name, value, because in plan_table(plan)]
+    head = [f"# Training plan for {plan.probe.name}", "", "| choice | value | because |"]
+    return "\n".join([*head, "|---|---|---|", *rows]) + "\n"
+
+
+def _funnel(prepared: PreparedData) -> dict[str, int]:
+    kept = {"training": prepared.train_pairs, "evaluation": prepared.eval_pairs}
+    return {**kept, "duplicates": prepared.duplicates, **prepared.quarantined}
+
+
+def register_version(
+    tracker: Tracker,
+    run_id: str,
+    prepared: PreparedData,
+    plan: TrainingPlan,
+    adapter: TrainedAdapter,
+    evaluation: EvaluationReport,
+) -> tuple[str, bool]:
+    """The version of this adapter and whether it was there already; logged and made if not."""
+    name = tracker.config.model_name
+    tag = f"tags.`{ADAPTER_TAG}` = '{adapter.adapter_id}'"
+    found = tracker.client.search_model_versions(f"name = '{name}' and {tag}")
+    if found:
+        return str(found[0].version), True
+    tracker.ensure_model(name)
+    model_uri, model_id = tracker.log_model(
+        run_id,
+        adapter_files={file: adapter.path / file for file in ADAPTER_FILES},
+        model_config=serving_config(prepared, plan),
+        packages=SERVING_PACKAGES,
+    )
+    version = tracker.client.create_model_version(
+        name,
+        model_uri,
+        run_id=run_id,
+        model_id=model_id,
+        tags={
+            ADAPTER_TAG: adapter.adapter_id,
+            "orpo.dataset_id": prepared.dataset_id,
+            "orpo.base_model": prepared.base_model.name,
+            "orpo.base_revision": prepared.base_model.revision,
+            "pair_accuracy": f"{evaluation.candidate.accuracy:.4f}",
+            "pair_accuracy_of_base": f"{evaluation.base.accuracy:.4f}",
+            "eval_pairs": str(evaluation.candidate.pairs),
+        },
+        description=describe_version(prepared, adapter, evaluation),
+    )
+    return str(version.version), False
+
+
+def serving_config(prepared: PreparedData, plan: TrainingPlan) -> dict[str, Any]:
+    """What the model's code needs to load the same base model in the same precision."""
+    base = prepared.base_model
+    is_hub_snapshot = base.path.name == base.revision
+    return {
+        "base_model": base.name if is_hub_snapshot else str(base.path),
+        "base_is_local": not is_hub_snapshot,
+        "base_name": base.name,
+        "base_revision": base.revision,
+        "dtype": plan.dtype.value,
+        "quantization": plan.quantization.value,
+    }
+
+
+def describe_version(
+    prepared: PreparedData, adapter: TrainedAdapter, evaluation: EvaluationReport
+) -> str:
+    """Markdown for the version's page."""
+    base, candidate = evaluation.base, evaluation.candidate
+    return (
+        f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps on "
+        f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
+        f"| on {candidate.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
+        f"| pair accuracy | {base.accuracy:.1%} | {candidate.accuracy:.1%} |\n"
+        f"| log-odds margin | {base.log_odds_margin:.3f} | {candidate.log_odds_margin:.3f} |\n"
+        f"| ORPO loss | {base.orpo_loss:.3f} | {candidate.orpo_loss:.3f} |\n"
+        f"| NLL of chosen answers (nats/token) | {base.chosen_nll:.3f} | "
+        f"{candidate.chosen_nll:.3f} |\n"
+    )
+
+
+def assign_alias(
+    tracker: Tracker, version: str, evaluation: EvaluationReport, gate: GateConfig
+) -> Choice[bool]:
+    """Give the version its alias, once: `champion` when it is the first that deserves it."""
+    client, name = tracker.client, tracker.config.model_name
+    model_version = client.get_model_version(name, version)
+    if DECISION_TAG in model_version.tags:
+        became_champion = CHAMPION in model_version.aliases
+        return Choice(value=became_champion, because=model_version.tags[DECISION_TAG])
+    aliases = client.get_registered_model(name).aliases
+    champion = aliases.get(CHAMPION)
+    if champion == version:  # a crash came between the alias and the tag below
+        champion = None
+    decision = should_promote(evaluation, gate, champion)
+    client.set_registered_model_alias(name, CHAMPION if decision.value else CHALLENGER, version)
+    client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
+    return decision
+
+
+def registered(
+    tracker: Tracker, run_id: str, version: str, decision: Choice[bool], reused: bool
+) -> RegisteredVersion:
+    """The record of a version as the registry has it now."""
+    model_version = tracker.client.get_model_version(tracker.config.model_name, version)
+    return RegisteredVersion(
+        model_name=tracker.config.model_name,
+        version=version,
+        aliases=tuple(sorted(model_version.aliases)),
+        run_id=run_id,
+        experiment_id=tracker.experiment_id(),
+        tracking_uri=tracker.uri,
+        because=decision.because,
+        reused=reused,
+    )

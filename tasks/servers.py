@@ -1,0 +1,282 @@
+"""`up`: Prefect server, MLflow server and a worker, on this machine only, until Ctrl-C."""
+
+import fcntl
+import signal
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from schemas.errors import EnvironmentFault, PipelineError, UserError
+from tasks import prefect_api
+from tasks.home import enable_wal, mlflow_database, mlflow_store
+from tasks.ports import HOST, require_free
+from tasks.process_group import Child, end_processes
+from tasks.servers_file import (
+    ProcessIdentity,
+    ServersFile,
+    remove_servers_file,
+    running_prefect_api,
+    running_servers,
+)
+from tasks.service_commands import (
+    api_url,
+    mlflow_command,
+    prefect_command,
+    prefect_server_command,
+    server_environment,
+    version_mark,
+)
+
+__all__ = ["run_servers", "running_prefect_api"]
+
+PREFECT, MLFLOW, WORKER, DEPLOY, UPGRADE = "prefect", "mlflow", "worker", "deploy", "upgrade"
+
+# Mostly far less. A first start migrates two databases, and a busy 2-core machine took 100 s.
+START_LIMIT_SECONDS = 240.0
+
+# Together below the 15 s that a person, or an init system, should have to wait.
+WORKER_GRACE_SECONDS = 7.0
+SERVER_GRACE_SECONDS = 4.0
+
+
+class _StopRequested(Exception):
+    """Ctrl-C, SIGTERM, or the terminal was closed."""
+
+
+def run_servers(
+    home: Path, prefect_port: int = 4200, mlflow_port: int = 5000, open_browser: bool = False
+) -> int:
+    """Run everything until a signal; call it from the main thread of a checkout's folder.
+
+    Returns:
+        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start or ended by itself (what
+        happened has then been printed).
+
+    Raises:
+        UserError: no `prefect.yaml` here, or both ports are the same.
+        EnvironmentFault: a port is taken, or another `up` runs on this state folder.
+    """
+    home = home.resolve()
+    console = Console()
+    _require_checkout()
+    _require_two_ports(prefect_port, mlflow_port)
+    exit_code = 0
+    with _only_one(home):
+        leftovers = end_processes(home, lambda role: True, SERVER_GRACE_SECONDS)
+        if leftovers:
+            console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
+        require_free(prefect_port, "Prefect", "--prefect-port")
+        require_free(mlflow_port, "MLflow", "--mlflow-port")
+        supervisor = _Supervisor(home, (prefect_port, mlflow_port), console)
+        with _signals_to(supervisor.request_stop):
+            try:
+                supervisor.start()
+                supervisor.announce(open_browser)
+                supervisor.watch()
+            except _StopRequested:
+                pass
+            except PipelineError as error:
+                _print_problem(console, error)
+                exit_code = error.exit_code
+            finally:
+                supervisor.stop()
+    return exit_code
+
+
+class _Supervisor:
+    """Start in order, watch, stop in the reverse order. Every wait notices signals and deaths."""
+
+    def __init__(self, home: Path, ports: tuple[int, int], console: Console) -> None:
+        self.home = home
+        self.console = console
+        self.prefect_port, self.mlflow_port = ports
+        self.api = api_url(self.prefect_port)
+        self.mlflow_url = f"http://{HOST}:{self.mlflow_port}"
+        self.servers: dict[str, Child] = {}
+        self.stop_requested = False
+        self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
+
+    def request_stop(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: the next look at `stop_requested`, 0.2 s away at most, acts on it."""
+        self.stop_requested = True
+
+    def start(self) -> None:
+        """Returns when runs can be started and the worker takes them."""
+        self.console.print("Starting (about half a minute).")
+        database = mlflow_database(self.home)
+        exists = database.exists()
+        enable_wal(database)
+        self._start_server(PREFECT, prefect_server_command(self.prefect_port))
+        if exists:
+            self._upgrade_mlflow()
+        self._start_server(MLFLOW, mlflow_command(self.home, self.mlflow_port))
+        self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
+        self._deploy()
+        self._start_worker()
+        self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
+        version_mark(self.home).write_text(version("mlflow"), encoding="utf-8")
+        self.file.prefect_api, self.file.mlflow_url = self.api, self.mlflow_url
+        self.file.write(self.home)
+
+    def announce(self, open_browser: bool) -> None:
+        """Print where everything is."""
+        ui = f"http://{HOST}:{self.prefect_port}"
+        self.console.print(
+            f"\nPrefect  {ui}\nMLflow   {self.mlflow_url}\n"
+            f"State    {self.home}\nLogs     {self.home / 'logs'}\n\n"
+            "In another terminal:\n"
+            f"  export PREFECT_API_URL={self.api}\n"
+            "  prefect deployment run 'orpo-pipeline/orpo-pipeline'\n\n"
+            "Stop with Ctrl-C.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if open_browser:
+            webbrowser.open(self.mlflow_url)
+
+    def watch(self) -> None:
+        """Return never: a signal or a dead child ends it."""
+        while True:
+            self._check()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Worker and its runs first, because they report their end to the servers."""
+        if self.servers:
+            self.console.print("Stopping.")
+        end_processes(self.home, lambda role: role not in (PREFECT, MLFLOW), WORKER_GRACE_SECONDS)
+        with suppress(EnvironmentFault):  # the server may be what died; the next `up` does it then
+            if WORKER in self.servers:
+                prefect_api.crash_abandoned_runs(self.api, timeout=1)
+        end_processes(self.home, lambda role: True, SERVER_GRACE_SECONDS)
+        remove_servers_file(self.home)
+
+    def _start_server(self, role: str, command: list[str]) -> None:
+        self.servers[role] = child = self._launch(role, command)
+        self.file.processes[role] = child.process.pid
+        self.file.write(self.home)
+
+    def _start_worker(self) -> None:
+        abandoned = prefect_api.crash_abandoned_runs(self.api)
+        if abandoned:
+            self.console.print(f"Runs that a killed `up` left, now marked as crashed: {abandoned}.")
+        before = datetime.now(UTC)
+        pool = prefect_api.WORK_POOL
+        options = ("--pool", pool, "--type", "process", "--name", pool)
+        self._start_server(WORKER, prefect_command("worker", "start", *options))
+        self._wait("The worker", lambda: prefect_api.worker_seen_since(self.api, pool, before))
+
+    def _deploy(self) -> None:
+        """Before the worker starts: runs that wait must find this checkout, not an older one."""
+        prefect_api.ensure_work_pool(self.api)
+        activity = prefect_api.read_activity(self.api)
+        self._finish(self._launch(DEPLOY, prefect_command("--no-prompt", "deploy", "--all")))
+        prefect_api.restore_activity(self.api, activity)
+
+    def _upgrade_mlflow(self) -> None:
+        """MLflow refuses an older schema; asking takes seconds, so ask once per MLflow version."""
+        mark = version_mark(self.home)
+        if not mark.exists() or mark.read_text(encoding="utf-8") != version("mlflow"):
+            upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", mlflow_store(self.home)]
+            self._finish(self._launch(UPGRADE, upgrade))
+
+    def _launch(self, role: str, command: list[str]) -> Child:
+        environment = server_environment(self.home, self.prefect_port)
+        return Child.start(role, command, self.home, environment)
+
+    def _finish(self, child: Child) -> None:
+        """Wait for a step that ends by itself, and must do so well."""
+        self._wait(f"The step `{child.role}`", lambda: child.process.poll() is not None)
+        if child.process.returncode != 0:
+            raise _ended(child)
+
+    def _wait(self, what: str, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_LIMIT_SECONDS
+        while not is_ready():
+            self._check()
+            if time.monotonic() > deadline:
+                raise EnvironmentFault(
+                    f"{what} was not ready after {START_LIMIT_SECONDS:.0f} s.",
+                    "an answer in that time.",
+                    f"See the logs in {self.home / 'logs'}; is the machine very busy?",
+                )
+            time.sleep(0.2)
+
+    def _check(self) -> None:
+        if self.stop_requested:
+            raise _StopRequested
+        for child in self.servers.values():
+            if child.process.poll() is not None:
+                raise _ended(child)
+
+
+def _require_checkout() -> None:
+    checkout = Path.cwd()
+    if not (checkout / "prefect.yaml").is_file():
+        raise UserError(
+            f"No prefect.yaml in {checkout}.",
+            "to be in a checkout of orpo-pipeline: its deployments are registered from there.",
+            "Change to the checkout's folder.",
+        )
+
+
+def _require_two_ports(prefect_port: int, mlflow_port: int) -> None:
+    if prefect_port == mlflow_port:
+        raise UserError(
+            f"Both servers were given port {prefect_port}.",
+            "two different ports.",
+            "Change --prefect-port or --mlflow-port.",
+        )
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the state folder's lock, which the kernel gives back however this process ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "servers.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            servers = running_servers(home)
+            process = f"process {servers.supervisor.pid}" if servers else "another process"
+            where = f", MLflow at {servers.mlflow_url}" if servers and servers.mlflow_url else ""
+            raise EnvironmentFault(
+                f"`up` runs on {home} already ({process}{where}).",
+                "one `up` for a state folder.",
+                "Use the running one, or stop it with Ctrl-C in its terminal.",
+            ) from None
+        yield
+
+
+@contextmanager
+def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _ended(child: Child) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"`{child.role}` ended with exit code {child.process.returncode}. Its last lines:\n"
+        f"{child.log_tail()}\n",
+        "it to run on." if child.role in (PREFECT, MLFLOW, WORKER) else "exit code 0.",
+        f"The whole log is {child.log}",
+    )
+
+
+def _print_problem(console: Console, error: PipelineError) -> None:
+    console.print(error.found, style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Expected: {error.expected}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Fix: {error.fix}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,103 @@
+"""A stage in a child process of its own session, so that a crash or an OOM ends nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from schemas.errors import ERRORS_BY_EXIT_CODE, PipelineError
+from schemas.jobs import EVENT, Done, Event, Failed, Job
+from schemas.results import Record
+
+STOP_GRACE_SECONDS = 120.0
+"""Time to write a checkpoint after SIGTERM; then SIGKILL."""
+
+LOG_LINES = 15
+
+R = TypeVar("R", bound=Record)
+
+
+def run_stage(job: Job, record: type[R], on_event: Callable[[Event], None]) -> R:
+    """Run a job in a child process and return its record.
+
+    Every event is passed to `on_event` as it comes. When this process raises (cancel, timeout,
+    Ctrl-C), the child is told to stop, and has stopped when the exception leaves here.
+
+    Raises the child's own error, or PipelineError with the end of its log when it died without.
+    """
+    log = job.home / "logs" / f"{job.kind}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as scratch:
+        job_file = Path(scratch) / "job.json"
+        job_file.write_text(job.model_dump_json(), encoding="utf-8")
+        reader, writer = os.pipe()
+        with log.open("ab") as output, os.fdopen(reader, encoding="utf-8") as events:
+            command = [sys.executable, "-m", "orpo_pipeline.worker", str(job_file)]
+            process = subprocess.Popen(
+                [*command, "--events", str(writer)],
+                stdin=subprocess.PIPE,  # the lifeline: closes when this process dies
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[writer],
+                start_new_session=True,
+                env=child_environment(),
+            )
+            os.close(writer)
+            try:
+                last = None
+                for line in events:
+                    last = EVENT.validate_json(line)
+                    on_event(last)
+                process.wait()
+            finally:
+                stop(process)
+    return _outcome(last, process.returncode, log, record)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, with libraries kept quiet and the tokenizer single-threaded."""
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**quiet, **os.environ}
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the child's whole process group; nothing happens when it has ended already."""
+    if process.stdin:
+        process.stdin.close()
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_GRACE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)  # also what the child itself has started
+    process.wait()
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _outcome(last: Event | None, exit_code: int, log: Path, record: type[R]) -> R:
+    if isinstance(last, Done) and exit_code == 0:
+        return record.model_validate_json(last.record)
+    if isinstance(last, Failed):
+        raise ERRORS_BY_EXIT_CODE[last.exit_code](last.found, last.expected, last.fix)
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+    killed = " (killed by the system: usually it had run out of memory)" * (exit_code == -9)
+    raise PipelineError(
+        f"The stage's process ended with exit code {exit_code}{killed}. Its log ends:\n{tail}\n",
+        "a process that finishes its stage.",
+        f"Read {log}; the same command continues from the last checkpoint.",
+    )

@@ -1,0 +1,279 @@
+"""MLflow: one run per logical training, found again by its adapter id, and the model registry.
+
+The only module that opens MLflow. Run ids are passed explicitly (MLflow's active run is
+thread-local), and everything can be done twice without doubling anything.
+"""
+
+import logging
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from orpo_pipeline.planning import plan_table
+from schemas.config import RegistryConfig, RunConfig
+from schemas.errors import EnvironmentFault
+from schemas.plan import TrainingPlan
+from schemas.results import PreparedData
+from tasks.home import enable_wal, mlflow_artifacts, mlflow_database, mlflow_store
+
+ADAPTER_TAG = "orpo.adapter_id"
+RECORDED_TAG = "orpo.recorded"
+"""Set when everything of a run has been logged."""
+
+LOSS = "train/loss"
+HEALTH_SECONDS = 10
+QUIET_SECONDS = 30.0
+"""After a failed live point the server is left alone for so long; nothing is lost, see
+`deliver_points`."""
+
+BATCH = 1000  # MLflow's limit of metrics a call
+
+log = logging.getLogger(__name__)
+
+
+def tracking_uri(config: RegistryConfig, home: Path) -> str:
+    """Configured server, else `MLFLOW_TRACKING_URI`, else the state folder's SQLite file."""
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store(home)
+
+
+def require_tracking(config: RegistryConfig, home: Path) -> None:
+    """Raise EnvironmentFault when a configured tracking server does not answer."""
+    uri = tracking_uri(config, home)
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS):
+            return
+    except (urllib.error.URLError, OSError) as error:
+        raise EnvironmentFault(
+            f"The MLflow tracking server {uri} does not answer: {error}.",
+            "a running MLflow server.",
+            "Start it (for the embedded one: `make up`), or unset MLFLOW_TRACKING_URI and "
+            "registry.tracking_uri to record in the state folder.",
+        ) from error
+
+
+class Tracker:
+    """The MLflow store of one run configuration."""
+
+    def __init__(self, config: RegistryConfig, home: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.config = config
+        self.home = home
+        self.uri = tracking_uri(config, home)
+        if self.uri == mlflow_store(home):
+            enable_wal(mlflow_database(home))
+        require_tracking(config, home)
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        self.quiet_until = 0.0
+        self.last_step = 0
+
+    def experiment_id(self) -> str:
+        """The experiment, made when it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.config.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        embedded = self.uri == mlflow_store(self.home)
+        location = mlflow_artifacts(self.home).as_uri() if embedded else None
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process made it in between
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def find_run(self, adapter_id: str) -> str | None:
+        """Id of the run of a logical training, or None."""
+        runs = self.client.search_runs(
+            [self.experiment_id()],
+            f"tags.`{ADAPTER_TAG}` = '{adapter_id}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+        )
+        return str(runs[0].info.run_id) if runs else None
+
+    def open_run(self, adapter_id: str) -> str:
+        """The run of a logical training: found and reopened, or made."""
+        run_id = self.find_run(adapter_id)
+        if run_id is None:
+            run = self.client.create_run(
+                self.experiment_id(), tags={ADAPTER_TAG: adapter_id}, run_name=adapter_id[:8]
+            )
+            return str(run.info.run_id)
+        self.client.update_run(run_id, status="RUNNING")
+        history = self.client.get_metric_history(run_id, LOSS)
+        self.last_step = max((metric.step for metric in history), default=0)
+        return run_id
+
+    def describe_run(
+        self, run_id: str, config: RunConfig, prepared: PreparedData, plan: TrainingPlan
+    ) -> None:
+        """Name, parameters and tags: what went in and what was decided."""
+        from mlflow.entities import Param, RunTag
+
+        recorded = self.client.get_run(run_id).data.params
+        params = {**_flat(config.model_dump(mode="json")), **_plan_params(plan)}
+        tags = {
+            "mlflow.runName": f"{prepared.base_model.name} {prepared.dataset_id[:8]}",
+            "orpo.dataset_id": prepared.dataset_id,
+            "orpo.prepared_id": prepared.prepared_id,
+            "orpo.base_model": prepared.base_model.name,
+            "orpo.base_revision": prepared.base_model.revision,
+        }
+        self.client.log_batch(
+            run_id,
+            # A parameter cannot be changed; of a continued run only save_steps could differ.
+            params=[Param(key, value) for key, value in params.items() if key not in recorded],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+
+    def log_point_live(self, run_id: str, step: int, values: dict[str, float]) -> None:
+        """Log one step now if the server answers; training never waits for a dead one."""
+        from mlflow.exceptions import MlflowException
+
+        if step <= self.last_step or time.monotonic() < self.quiet_until:
+            return  # a continued training repeats steps that are recorded already
+        try:
+            self.deliver_points(run_id, [{"step": step, "values": values}])
+        except (MlflowException, OSError) as error:
+            log.warning("MLflow did not take step %d (delivered later): %s", step, error)
+            self.quiet_until = time.monotonic() + QUIET_SECONDS
+
+    def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
+        """Log the points that the run does not have yet: no gap, nothing twice."""
+        from mlflow.entities import Metric
+
+        names = {name for point in points for name in point["values"]}
+        now = int(time.time() * 1000)
+        known = {
+            name: {m.step for m in self.client.get_metric_history(run_id, name)}
+            for name in names
+            if len(points) > 1
+        }
+        metrics = [
+            Metric(name, value, now, point["step"])
+            for point in points
+            for name, value in point["values"].items()
+            if point["step"] not in known.get(name, ())
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+    @contextmanager
+    def failure_recorded(self, run_id: str) -> Iterator[None]:
+        """Mark the run FAILED, or KILLED when it was cancelled, if the block raises."""
+        try:
+            yield
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            self._close_quietly(run_id, status)
+            raise
+
+    def _close_quietly(self, run_id: str, status: str) -> None:
+        """The first error matters; one of MLflow's on top of it is only logged."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.set_terminated(run_id, status)
+        except (MlflowException, OSError) as error:
+            log.warning("MLflow did not record that run %s is %s: %s", run_id, status, error)
+
+    def log_dataset(self, run_id: str, digest: str) -> None:
+        """Link the run to its data set by our digest (MLflow's misses flipped labels)."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput
+
+        dataset = MetaDataset(CodeDatasetSource({}), name="preference pairs", digest=digest)
+        self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity())])
+
+    def ensure_model(self, name: str) -> None:
+        """Make the registered model when it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def log_model(
+        self,
+        run_id: str,
+        adapter_files: dict[str, Path],
+        model_config: dict[str, Any],
+        packages: Sequence[str],
+    ) -> tuple[str, str]:
+        """Log adapter, tokenizer and the code that loads them; returns the model's URI and id.
+
+        `mlflow.transformers` is not used: it corrupts a PEFT model on a local base silently.
+        """
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        requirements = [f"mlflow=={version('mlflow')}"]
+        requirements += [f"{name}=={version(name).split('+')[0]}" for name in packages]
+        with TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
+            adapter = Path(scratch) / "adapter"
+            adapter.mkdir()
+            for name, path in adapter_files.items():
+                if path.is_file():
+                    shutil.copy2(path, adapter / name)
+            info = mlflow.pyfunc.log_model(
+                name="adapter",
+                python_model=str(Path(__file__).with_name("chat_model.py")),
+                artifacts={"adapter": str(adapter)},
+                model_config=model_config,
+                signature=chat_signature(),
+                pip_requirements=requirements,
+            )
+        return str(info.model_uri), str(info.model_id)
+
+    def finish_run(self, run_id: str) -> None:
+        """Mark the run FINISHED."""
+        self.client.set_terminated(run_id, "FINISHED")
+
+
+def chat_signature() -> Any:
+    """`messages` (role and content) in, text out, `max_new_tokens` as a parameter."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    text = DataType.string
+    message = Object([Property("role", text), Property("content", text)])
+    return ModelSignature(
+        inputs=Schema([ColSpec(Array(message), "messages")]),
+        outputs=Schema([ColSpec(text)]),
+        params=ParamSchema([ParamSpec("max_new_tokens", DataType.long, 256)]),
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        elif value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            flat[prefix + key] = text
+    return flat
+
+
+def _plan_params(plan: TrainingPlan) -> dict[str, str]:
+    chosen = {f"plan.{name}": value for name, value, _ in plan_table(plan)}
+    return {**chosen, "plan.hardware": plan.probe.name}

@@ -1,0 +1,104 @@
+"""Real parts at a small size: the embedded model's tokenizer on a Llama of random weights."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_pipeline.base_model import embedded_gguf
+from orpo_pipeline.hardware import probe_hardware
+from orpo_pipeline.planning import plan_training
+from schemas.config import RunConfig
+from schemas.hardware import Probe
+from schemas.plan import TrainingPlan
+from schemas.results import PreparedData
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a 2-layer Llama with SmolLM2's tokenizer and template, fp32, seeded."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    gguf = embedded_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.pad_token = "<|endoftext|>"
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def probe() -> Probe:
+    """This machine, seen as a plain CPU, so that a test plans the same everywhere."""
+    found = probe_hardware()
+    return found.model_copy(
+        update={"kind": "cpu", "device_memory": 0, "cpu_isa": frozenset({"avx2"})}
+    )
+
+
+def pair_row(number: int, **changes: Any) -> dict[str, Any]:
+    """An explicit conversational row; every number gives another prompt."""
+    row = {
+        "prompt": [{"role": "user", "content": f"What is {number} plus {number}?"}],
+        "chosen": [{"role": "assistant", "content": f"It is {2 * number}."}],
+        "rejected": [{"role": "assistant", "content": f"Numbers like {number} are nice to add."}],
+    }
+    return {**row, **changes}
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> Path:
+    """A JSON Lines file; a row given as text is written as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_config(tiny_model: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """`tiny_config(training={...})`: 60 rows, the tiny model, four steps."""
+
+    def make(**sections: dict[str, Any]) -> RunConfig:
+        source = tmp_path / "pairs.jsonl"
+        if not source.exists():
+            write_rows(source, [pair_row(number) for number in range(60)])
+        values: dict[str, dict[str, Any]] = {
+            "data": {"source": str(source), "eval_fraction": 0.3},
+            "chat": {"max_length": 128},
+            "model": {"base_model": str(tiny_model), "quantization": "none"},
+            "training": {"max_steps": 4, "batch_size": 4, "micro_batch_size": 2, "save_steps": 2},
+            "evaluation": {"generations": 2, "max_new_tokens": 4},
+        }
+        for name, fields in sections.items():
+            values[name] = {**values.get(name, {}), **fields}
+        return RunConfig.model_validate(values)
+
+    return make
+
+
+@pytest.fixture
+def plan_for(probe: Probe) -> Callable[[RunConfig, PreparedData], TrainingPlan]:
+    """The plan for prepared data on `probe`."""
+
+    def make(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
+        return plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
+
+    return make

@@ -1,0 +1,311 @@
+"""`up` with real servers on free ports: one start shared by the tests, a second one at the end.
+
+The checkout is a temporary one: the real prefect.yaml, and a flow of the same name and parameters
+that only waits. The tests use the shared servers in the order in which they stand here.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from schemas.errors import EnvironmentFault
+from tasks import prefect_api
+from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
+from tasks.process_group import find_processes
+from tasks.servers import run_servers, running_prefect_api
+
+pytestmark = pytest.mark.xdist_group("servers")
+
+REPOSITORY = Path(__file__).parents[2]
+
+# `max_steps` is the seconds that the run takes; its child stands for the training process.
+FLOW = """
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect import flow
+
+from schemas.config import RunConfig
+
+
+@flow(name="orpo-pipeline")
+def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
+    seconds = config.training.max_steps or 1
+    command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+    child = subprocess.Popen(command, start_new_session=True)
+    Path("training.pid").write_text(str(child.pid))
+    child.wait()
+"""
+
+START = """
+import sys
+from pathlib import Path
+from tasks.servers import run_servers
+home, prefect_port, mlflow_port = sys.argv[1:]
+sys.exit(run_servers(Path(home), int(prefect_port), int(mlflow_port)))
+"""
+
+
+@dataclass
+class Up:
+    """A started `up` and where to reach it."""
+
+    process: "subprocess.Popen[bytes]"
+    home: Path
+    checkout: Path
+    ports: tuple[int, int]
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[1]}"
+
+    @property
+    def output(self) -> str:
+        return (self.home.parent / "output.txt").read_text()
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        path = f"/deployments/name/orpo-pipeline/{name}"
+        found: dict[str, Any] = prefect_api.call(self.api, "GET", path)
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+def start_up(folder: Path) -> Up:
+    home, checkout, ports = folder / "home", folder / "checkout", (free_port(), free_port())
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    # Prefect looks for schedules once a minute; a test need not wait so long.
+    often = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, str(home), *map(str, ports)],
+            cwd=checkout,
+            env={**kept, **often, "PYTHONPATH": str(REPOSITORY)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    up = Up(process, home, checkout, ports)
+    try:
+        wait_for(lambda: running_prefect_api(home) or process.poll() is not None, 200)
+        assert process.poll() is None, up.output
+    except BaseException:
+        end(up)
+        raise
+    return up
+
+
+def end(up: Up) -> None:
+    if up.process.poll() is None:
+        up.process.send_signal(signal.SIGINT)
+    up.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("up")
+    (folder / "checkout" / "flows").mkdir(parents=True)
+    (folder / "checkout" / "flows" / "pipeline.py").write_text(FLOW)
+    shutil.copy(REPOSITORY / "prefect.yaml", folder / "checkout")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def up(folder: Path) -> Iterator[Up]:
+    up = start_up(folder)
+    yield up
+    end(up)
+
+
+def test_both_servers_answer(up: Up) -> None:
+    assert prefect_api.answers(f"{up.api}/health")
+    assert prefect_api.answers(f"{up.mlflow_url}/health")
+    # The pages must talk to this port, not to Prefect's default one.
+    settings = prefect_api.call(up.api.removesuffix("/api"), "GET", "/ui-settings")
+    assert settings["api_url"] == up.api
+
+
+def test_the_way_to_the_servers_is_printed_and_found(up: Up) -> None:
+    wait_for(lambda: "Stop with Ctrl-C" in up.output, 5)
+    assert f"export PREFECT_API_URL={up.api}" in up.output
+    assert up.mlflow_url in up.output
+    assert running_prefect_api(up.home) == up.api
+
+
+def test_everything_listens_on_this_machine_only(up: Up) -> None:
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in find_processes(up.home, lambda role: True)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {("127.0.0.1", port) for port in up.ports} <= listening
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+
+
+def test_deployments_are_registered(up: Up) -> None:
+    pool = prefect_api.call(up.api, "GET", "/work_pools/local")
+    assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
+    for name in ("orpo-pipeline", "nightly"):
+        deployment = up.deployment(name)
+        assert deployment["entrypoint"] == "flows/pipeline.py:orpo_pipeline"
+        assert deployment["work_pool_name"] == "local"
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        (step,) = deployment["pull_steps"]
+        assert list(step.values()) == [{"directory": str(up.checkout)}]
+    assert up.deployment("orpo-pipeline")["schedules"] == []
+    (schedule,) = up.deployment("nightly")["schedules"]
+    assert schedule["schedule"] == {"cron": "0 3 * * *", "timezone": "UTC", "day_or": True}
+    assert schedule["active"] is False
+
+
+def test_both_databases_are_in_wal_mode(up: Up) -> None:
+    for database in (mlflow_database(up.home), up.home / "prefect" / "prefect.db"):
+        connection = sqlite3.connect(database)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.close()
+
+
+def test_resumed_schedule_creates_runs(up: Up) -> None:
+    """Under SQLAlchemy 2.1 everything else works, and this silently doesn't."""
+    nightly = up.deployment("nightly")
+    path = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+    prefect_api.call(up.api, "PATCH", path, {"active": True})
+    wanted = {
+        "deployments": {"id": {"any_": [nightly["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    runs = wait_for(lambda: prefect_api.call(up.api, "POST", "/flow_runs/filter", wanted), 60)
+    assert all(run["auto_scheduled"] for run in runs)
+    assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+
+
+def test_run_recorded_without_a_server_is_served(up: Up, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_store(up.home))
+    location = str(mlflow_artifacts(up.home) / "direct")
+    experiment = client.create_experiment("direct", artifact_location=location)
+    run = client.create_run(experiment).info.run_id
+    client.log_text(run, "four", "answer.txt")
+
+    through_server = MlflowClient(up.mlflow_url)
+    assert through_server.get_run(run).info.artifact_uri == f"{location}/{run}/artifacts"
+    assert through_server.get_experiment_by_name("Default").artifact_location.startswith(
+        str(mlflow_artifacts(up.home))
+    )
+    page = f"{up.mlflow_url}/get-artifact?path=answer.txt&run_uuid={run}"
+    assert prefect_api.answers(page)
+
+
+def test_second_up_is_refused(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(up.checkout)
+    with pytest.raises(EnvironmentFault) as caught:
+        run_servers(up.home, free_port(), free_port())
+    assert f"process {up.process.pid}" in caught.value.found
+    assert up.mlflow_url in caught.value.found
+
+
+def test_port_of_another_up_is_named(
+    up: Up, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(up.checkout)
+    with pytest.raises(EnvironmentFault) as caught:
+        run_servers(tmp_path, up.ports[0], free_port())
+    assert f"Port {up.ports[0]}" in caught.value.found
+    assert f"the `up` on {up.home}" in caught.value.found
+    assert "--prefect-port" in caught.value.fix
+
+
+def run_to_state(up: Up, seconds: int, state: str) -> str:
+    """Start a run of so many seconds, wait for the state, return the run's id."""
+    deployment = up.deployment("orpo-pipeline")["id"]
+    body = {"parameters": {"config": {"training": {"max_steps": seconds}}}}
+    run = prefect_api.call(up.api, "POST", f"/deployments/{deployment}/create_flow_run", body)
+    path = f"/flow_runs/{run['id']}"
+    wait_for(lambda: prefect_api.call(up.api, "GET", path)["state_type"] == state, 60)
+    return str(run["id"])
+
+
+def test_worker_takes_runs(up: Up) -> None:
+    run_to_state(up, 1, "COMPLETED")
+
+
+def test_interrupt_in_a_run_leaves_no_process(up: Up) -> None:
+    pid_file = up.checkout / "training.pid"
+    pid_file.unlink()
+    run = run_to_state(up, 500, "RUNNING")
+    wait_for(lambda: pid_file.exists() and pid_file.read_text(), 20)
+    training = psutil.Process(int(pid_file.read_text()))
+    processes = [*psutil.Process(up.process.pid).children(recursive=True), training]
+    assert len(set(processes)) >= 6  # two servers and MLflow's own child, worker, flow, training
+
+    before = time.monotonic()
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(30) == 0
+    assert time.monotonic() - before < 15
+
+    assert [process for process in processes if process.is_running()] == []
+    assert find_processes(up.home, lambda role: True) == []
+    assert running_prefect_api(up.home) is None
+    assert not (up.home / "servers.json").exists()
+    connection = sqlite3.connect(up.home / "prefect" / "prefect.db")
+    (state,) = connection.execute(
+        "SELECT state_type FROM flow_run WHERE replace(id, '-', '') = ?", [run.replace("-", "")]
+    ).fetchone()
+    connection.close()
+    assert state == "CRASHED"
+
+
+def test_dead_server_ends_up_and_a_killed_up_is_cleared_away(up: Up, folder: Path) -> None:
+    """On the state that the tests above left: also what survives a restart is seen here."""
+    assert up.process.poll() is not None, "this needs the state folder of a stopped `up`"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"],
+        env={**os.environ, "ORPO_UP": f"prefect:{up.home}"},
+    )
+    again = start_up(folder)
+    try:
+        assert killed.wait(5) == -signal.SIGTERM
+        assert "Ended 1 processes" in again.output
+        (schedule,) = again.deployment("nightly")["schedules"]
+        assert schedule["active"] is True  # although prefect.yaml, deployed again, says paused
+
+        servers = json.loads((again.home / "servers.json").read_text())
+        psutil.Process(servers["processes"]["mlflow"]).kill()
+        assert again.process.wait(30) == 3
+    finally:
+        end(again)
+    assert "`mlflow` ended with exit code -9. Its last lines:" in again.output
+    assert "mlflow.log" in again.output
+    assert find_processes(again.home, lambda role: True) == []
