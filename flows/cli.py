@@ -98,7 +98,9 @@ def use_state_folder(debug: bool) -> None:
     # Prefect logs each failed task with its stack trace; without --debug one paragraph says it.
     level = "DEBUG" if debug else os.environ.get("PREFECT_LOGGING_LEVEL", "CRITICAL")
     api = os.environ.get("PREFECT_API_URL") or running_prefect_api(home)
-    os.environ.update(service_environment(home), PREFECT_LOGGING_LEVEL=level)
+    os.environ.update(
+        service_environment(home), PREFECT_LOGGING_LEVEL=level, PREFECT_LOGGING_INTERNAL_LEVEL=level
+    )
     make_folder(Path(os.environ["PREFECT_HOME"]))  # its SQLite does not make the folder
     if api:
         os.environ["PREFECT_API_URL"] = api

@@ -7,9 +7,11 @@ from prefect import flow
 from schemas.config import RunConfig
 from schemas.results import PipelineResult
 from tasks.evaluate import evaluate
+from tasks.home import state_home
 from tasks.plan import plan
 from tasks.prepare import prepare
 from tasks.register import register
+from tasks.tracking import require_tracking
 from tasks.train import train
 
 
@@ -21,6 +23,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
         config: every knob of the run; what is not given has its default.
     """
     started = time.monotonic()
+    require_tracking(config.registry, state_home())  # better now than after hours of training
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)

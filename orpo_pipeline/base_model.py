@@ -96,7 +96,7 @@ def _from_gguf(gguf: Path, name: str, home: Path, notify: Notify) -> BaseModelRe
     sha256 = file_sha256(gguf)
     folder = _dequantised_folder(sha256, home)
     if not is_complete(folder):
-        notify(f"dequantising {gguf.name} to bf16 safetensors (once)")
+        notify("dequantising the GGUF file to bf16 (once)")
         with new_stage(folder) as temporary:
             dequantise_gguf(gguf, temporary)
     return _from_folder(folder, name, revision=sha256)

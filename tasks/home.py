@@ -37,6 +37,7 @@ def service_environment(home: Path) -> dict[str, str]:
         HOME_VARIABLE: str(home),
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -47,6 +48,8 @@ def service_environment(home: Path) -> dict[str, str]:
         ),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # of a live point; all are delivered at the end
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}

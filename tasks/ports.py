@@ -29,7 +29,8 @@ def _listener(port: int) -> str:
     """Who has the port, as far as this user may know."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port:
                 return _describe(connection.pid)
     except psutil.Error:
         pass

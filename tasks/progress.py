@@ -1,6 +1,5 @@
-"""Progress for people: bars in a terminal, log lines in a deployment."""
+"""Progress for people: bars in a terminal, lines in a pipe or in a deployment's log."""
 
-import logging
 from types import TracebackType
 
 from prefect import get_run_logger
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-LOG_EVERY = 0.1  # share of a long stage between two log lines
+LINE_EVERY = 0.1  # share of a long stage between two lines
 
 
 class StageProgress:
@@ -18,13 +17,15 @@ class StageProgress:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.in_deployment = deployment.id is not None
+        self.console = Console(stderr=True)
+        self.draws = self.console.is_terminal and not self.in_deployment
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=self.in_deployment,
+            console=self.console,
+            disable=not self.draws,
         )
         self.shown = ""
         self.next_line = 0.0
@@ -42,19 +43,23 @@ class StageProgress:
         self.bars.stop()
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
-        if self.in_deployment:
-            self._log(what, done, total)
-        else:
+        if self.draws:
             self._draw(what, done, total)
+        else:
+            self._write(what, done, total)
 
-    def _log(self, what: str, done: int, total: int) -> None:
+    def _write(self, what: str, done: int, total: int) -> None:
         if what != self.shown:
             self.shown, self.next_line = what, 0.0
-        share = done / total if total else 1.0
-        if share >= self.next_line:
-            counted = f": {done:,} of {total:,}" if total else ""
-            self.logger.info("%s%s", what, counted)
-            self.next_line = share + LOG_EVERY
+        share = done / total if total else self.next_line
+        if share < self.next_line and done < total:
+            return
+        self.next_line = share + LINE_EVERY
+        line = f"{what}: {done:,} of {total:,}" if total else what
+        if self.in_deployment:
+            get_run_logger().info(line)
+        else:
+            self.console.print(f"{self.stage}: {line}", highlight=False, markup=False)
 
     def _draw(self, what: str, done: int, total: int) -> None:
         if what != self.shown:
@@ -63,7 +68,3 @@ class StageProgress:
             self.shown = what
             self.bars.add_task(f"{self.stage:<9}{what}", total=total or None)
         self.bars.update(self.bars.tasks[-1].id, completed=done, total=total or None)
-
-    @property
-    def logger(self) -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
-        return get_run_logger()

@@ -1,11 +1,11 @@
 """Real parts at a small size: the embedded model's tokenizer on a Llama of random weights."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import pair_row, write_rows
 
 from orpo_pipeline.base_model import embedded_gguf
 from orpo_pipeline.hardware import probe_hardware
@@ -53,23 +53,6 @@ def probe() -> Probe:
     return found.model_copy(
         update={"kind": "cpu", "device_memory": 0, "cpu_isa": frozenset({"avx2"})}
     )
-
-
-def pair_row(number: int, **changes: Any) -> dict[str, Any]:
-    """An explicit conversational row; every number gives another prompt."""
-    row = {
-        "prompt": [{"role": "user", "content": f"What is {number} plus {number}?"}],
-        "chosen": [{"role": "assistant", "content": f"It is {2 * number}."}],
-        "rejected": [{"role": "assistant", "content": f"Numbers like {number} are nice to add."}],
-    }
-    return {**row, **changes}
-
-
-def write_rows(path: Path, rows: Sequence[Any]) -> Path:
-    """A JSON Lines file; a row given as text is written as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 @pytest.fixture

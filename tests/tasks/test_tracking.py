@@ -1,0 +1,105 @@
+"""MLflow records against a real SQLite store: nothing lost, nothing doubled."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from schemas.config import RegistryConfig
+from schemas.errors import EnvironmentFault
+from tasks.home import mlflow_artifacts, mlflow_store
+from tasks.tracking import Tracker, require_tracking, tracking_uri
+
+POINTS = [{"step": step, "values": {"train/loss": 1.0 / step}} for step in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker(RegistryConfig(experiment="tests"), tmp_path_factory.mktemp("home"))
+
+
+def steps_of(tracker: Tracker, run_id: str) -> list[int]:
+    return sorted(m.step for m in tracker.client.get_metric_history(run_id, "train/loss"))
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_a_training_has_one_run_however_often_it_is_opened(tracker: Tracker) -> None:
+    first = tracker.open_run("adapter-a")
+    assert tracker.open_run("adapter-a") == first
+    assert tracker.open_run("adapter-b") != first
+
+
+def test_points_are_delivered_once(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-points")
+    tracker.log_point_live(run_id, 1, POINTS[0]["values"])
+    tracker.log_point_live(run_id, 3, POINTS[2]["values"])  # 2 was lost on the way
+    tracker.deliver_points(run_id, POINTS)
+    tracker.deliver_points(run_id, POINTS)
+    assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
+
+
+def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-continued")
+    for point in POINTS[:3]:
+        tracker.log_point_live(run_id, point["step"], point["values"])
+    again = Tracker(tracker.config, tracker.home)
+    again.open_run("adapter-continued")
+    for point in POINTS[1:]:
+        again.log_point_live(run_id, point["step"], point["values"])
+    assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
+
+
+def test_an_error_closes_the_run_and_reopening_makes_it_running(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-failing")
+    with pytest.raises(ValueError, match="boom"), tracker.failure_recorded(run_id):
+        raise ValueError("boom")
+    assert tracker.client.get_run(run_id).info.status == "FAILED"
+    with pytest.raises(KeyboardInterrupt), tracker.failure_recorded(run_id):
+        raise KeyboardInterrupt
+    assert tracker.client.get_run(run_id).info.status == "KILLED"
+    tracker.open_run("adapter-failing")
+    assert tracker.client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_artifacts_are_plain_files_in_the_state_folder(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-artifacts")
+    tracker.client.log_text(run_id, "hello", "note.txt")
+    found = list(mlflow_artifacts(tracker.home).rglob("note.txt"))
+    assert [path.read_text() for path in found] == ["hello"]
+
+
+def test_a_server_that_is_down_is_named_with_the_fix(tmp_path: Path) -> None:
+    config = RegistryConfig(tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(EnvironmentFault) as caught:
+        require_tracking(config, tmp_path)
+    assert config.tracking_uri is not None and config.tracking_uri in caught.value.found
+    assert "make up" in caught.value.fix
+
+
+def test_a_server_that_went_away_costs_no_point(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run_id = tracker.open_run("adapter-away")
+    living = tracker.client
+    tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    tracker.log_point_live(run_id, 1, POINTS[0]["values"])
+    assert tracker.quiet_until > 0
+    tracker.client, tracker.quiet_until = living, 0.0
+    tracker.deliver_points(run_id, POINTS)
+    assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
+
+
+def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(RegistryConfig(), tmp_path) == mlflow_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
+    assert tracking_uri(RegistryConfig(), tmp_path) == "http://a"
+    assert tracking_uri(RegistryConfig(tracking_uri="http://b"), tmp_path) == "http://b"
