@@ -35,6 +35,9 @@ check: $(INSTALLED)  ## Lint, format, types, import contracts
 up: $(INSTALLED)     ## Prefect, MLflow and a worker on 127.0.0.1 until Ctrl-C (OPEN=1: browser)
 	@$(BIN)/orpo-pipeline up $(if $(OPEN),--open)
 
+screenshots: $(INSTALLED)  ## The pictures in docs/images, against a running `make up` (needs chromium)
+	$(BIN)/python docs/screenshots.py
+
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

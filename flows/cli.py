@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.configuration import read_config
@@ -114,11 +115,12 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         console = Console(stderr=True)
-        console.print(f"[bold red]Error:[/] {error.found}", soft_wrap=True, highlight=False)
-        console.print(
-            f"  expected: {error.expected}", soft_wrap=True, markup=False, highlight=False
-        )
-        console.print(f"  fix: {error.fix}", soft_wrap=True, markup=False, highlight=False)
+        for label, text in (
+            ("Error", error.found),
+            ("  expected", error.expected),
+            ("  fix", error.fix),
+        ):
+            console.print(f"[bold]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

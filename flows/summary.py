@@ -20,7 +20,7 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(f"[bold]Model[/]     {version.model_name} version {version.version}: {aliases}")
     console.print(f"          {version.because}", soft_wrap=True)
     console.print(f"[bold]Time[/]      {result.seconds:.0f} s")
-    console.print("[bold]See it[/]    orpo-pipeline up --open   (or: make up OPEN=1)")
+    console.print("[bold]See it[/]    make up OPEN=1")
 
 
 def _rows(result: PipelineResult) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,19 @@ EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "Apache-2.0"
 EMBEDDED_PAD_TOKEN = "<|endoftext|>"  # free in this model; its own pad is its eos
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+# Not `*.safetensors`: some repositories hold the weights a second time, as `consolidated`.
+MODEL_FILES = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+OTHER_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
 
 Notify = Callable[[str], None]
 
@@ -135,12 +147,8 @@ def dequantise_gguf(gguf: Path, folder: Path) -> None:
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelRecord:
     config_file = folder / "config.json"
-    weights = sorted(folder.glob("*.safetensors"))
-    missing = [
-        n
-        for n, there in (("config.json", config_file.is_file()), ("*.safetensors", weights))
-        if not there
-    ]
+    weights = _weight_files(folder)
+    missing = [path.name for path in (config_file, *weights) if not path.is_file()]
     if missing:
         raise UserError(
             f"The model folder {folder} has no {' and no '.join(missing)}.",
@@ -158,20 +166,34 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelReco
     )
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load, whether they are there or not."""
+    index = folder / WEIGHTS_INDEX
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return [folder / WEIGHTS]
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(shards))]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _unreadable(index, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read: {error}.",
+        "an undamaged file of a transformers model.",
+        "Download or copy the model again.",
+    )
+
+
 def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
     """Sizes from config.json and the safetensors headers; no weight is loaded."""
-    from safetensors import safe_open
-
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    parameters = 0
-    for path in weights:
-        with safe_open(path, framework="numpy") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 -- not a dict
-                size = 1
-                for length in tensors.get_slice(key).get_shape():
-                    size *= length
-                parameters += size
+    try:
+        config = dict(json.loads(config_file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise _unreadable(config_file, error) from error
     text = config.get("text_config", config)
+    parameters = sum(_count_parameters(path) for path in weights)
     try:
         return ModelShape(
             architecture=(config.get("architectures") or ["unknown"])[0],
@@ -188,7 +210,17 @@ def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
         ) from error
 
 
+def _count_parameters(weights: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118 -- not a dict
+    except SafetensorError as error:
+        raise _unreadable(weights, error) from error
+
+
 def tokenizer_identity(folder: Path) -> str:
     """Hash of the files that decide how text becomes tokens."""
-    names = (*TOKENIZER_FILES, "tokenizer.model", "special_tokens_map.json")
+    names = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES)
     return fingerprint({n: file_sha256(folder / n) for n in names if (folder / n).is_file()})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orpo_pipeline.base_model import tokenizer_identity
+from orpo_pipeline.base_model import TOKENIZER_FILES, tokenizer_identity
 from orpo_pipeline.stages import fingerprint
 from schemas.errors import UserError
 from schemas.pairs import Conversation, Defect, DefectCode, Pair
@@ -48,7 +48,7 @@ def template_text(name: str | None) -> str | None:
     path = Path(name).expanduser()
     try:
         return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"The chat template {name!r} cannot be read: {error}.",
             f"one of {', '.join(NAMED_TEMPLATES)}, or a Jinja file.",
@@ -66,11 +66,9 @@ def format_identity(model_folder: Path, template: str | None) -> str:
 def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
     """The tokenizer with the configured template.
 
-    Raises UserError when there is no template, or one that does not suit the tokenizer.
+    Raises UserError when there is no tokenizer or no template, or one that does not suit the other.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = _load_tokenizer(model_folder)
     text = template_text(template)
     if text is not None:
         tokenizer.chat_template = text
@@ -86,6 +84,19 @@ def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
     return ChatFormat(tokenizer, _end_of_turn(tokenizer))
 
 
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The model folder {folder} has no usable tokenizer: {error}",
+            "a tokenizer that transformers can load without running code of the model's.",
+            f"Put the model's tokenizer files there ({', '.join(TOKENIZER_FILES)}).",
+        ) from error
+
+
 def _end_of_turn(tokenizer: Any) -> int:
     """The special token that the template puts behind an assistant's answer.
 
@@ -96,7 +107,7 @@ def _end_of_turn(tokenizer: Any) -> int:
     prompt = _render(tokenizer, [question], add_generation_prompt=True)[0]
     whole = _render(tokenizer, [question + answer])[0]
     special = set(tokenizer.all_special_ids)
-    if whole.startswith(prompt):
+    if prompt and whole.startswith(prompt):
         ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
         for token in ids:
             if token in special:
@@ -134,7 +145,7 @@ def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], **options
 
     try:
         texts = tokenizer.apply_chat_template(conversations, tokenize=False, **options)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise UserError(
             f"The chat template failed on a conversation: {error}.",
             "a template that accepts system (optional), user and assistant turns.",

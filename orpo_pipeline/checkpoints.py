@@ -1,5 +1,6 @@
 """Training checkpoints: sealed with a manifest, newest good one found, old ones pruned."""
 
+import json
 import logging
 import re
 import shutil
@@ -27,13 +28,25 @@ def seal_checkpoint(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; broken ones are removed."""
+    """The newest checkpoint whose every file is as it was written; broken ones leave its name."""
     for checkpoint in reversed(_by_age(folder)):
         if is_complete(checkpoint):
             return checkpoint
         log.warning("%s is incomplete or damaged and is not used", checkpoint.name)
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest good checkpoint; 0 when there is none."""
+    checkpoint = newest_checkpoint(folder)
+    return checkpoint_step(checkpoint) if checkpoint else 0
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether training had taken all its steps when this checkpoint was written."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -1,8 +1,8 @@
 """Dialects of preference data: rows of any supported form become `Pair`s.
 
-Explicit prompt (`prompt`, `chosen`, `rejected`) or implicit (`chosen` and `rejected` hold the whole
-conversation), as text or as lists of messages, as TRL names them; UltraFeedback binarized is the
-mixture with a text prompt, whole conversations and scores.
+Explicit prompt (`prompt`, `chosen`, `rejected`), as text or as lists of messages, or implicit
+(`chosen` and `rejected` are lists that hold the whole conversation), as TRL names them;
+UltraFeedback binarized is the mixture with a text prompt, whole conversations and scores.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def _conversation(value: Any, role_of_text: str, field: str) -> Conversation:
     if value is None:
         return ()
     if isinstance(value, str):
-        return (Message(role_of_text, value),)
+        return (Message(role_of_text, _nfc(value)),)
     if not isinstance(value, list):
         raise TypeError(f"{field} is {type(value).__name__}, not text or a list of messages")
     return tuple(_message(item, field) for item in value)
@@ -55,17 +55,17 @@ def _message(item: Any, field: str) -> Message:
     beyond = sorted(k for k, v in item.items() if k not in ("role", "content") and v is not None)
     if beyond:
         raise TypeError(f"a message of {field} has {', '.join(beyond)}, which is not supported yet")
-    return Message(role, content)
+    return Message(role, _nfc(content))
 
 
 def _scores(row: Mapping[str, Any]) -> tuple[float | None, float | None] | Defect:
     for names in SCORE_FIELDS:
         chosen, rejected = (row.get(name) for name in names)
-        if chosen is None or rejected is None:
+        if chosen in (None, "") or rejected in (None, ""):  # CSV has no other way to say "none"
             continue
         try:
             return float(chosen), float(rejected)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return Defect(DefectCode.WRONG_TYPE, f"{names[0]} or {names[1]} is not a number")
     return None, None
 
@@ -79,7 +79,7 @@ def _split_prompt(
     beginning of two answers belongs to the answers.
     """
     whole = all(
-        answer[:1] and answer[0].role in ("system", "user") for answer in (chosen, rejected)
+        len(answer) > 1 and answer[0].role in ("system", "user") for answer in (chosen, rejected)
     )
     if prompt and not whole:
         return prompt, chosen, rejected  # what is no single answer here, a rule names
@@ -98,7 +98,12 @@ def _split_prompt(
 
 def canonical(conversation: Conversation) -> list[list[str]]:
     """Roles and contents in NFC: what a row's identity is made of."""
-    return [[m.role, unicodedata.normalize("NFC", m.content)] for m in conversation]
+    return [[m.role, _nfc(m.content)] for m in conversation]
+
+
+def _nfc(text: str) -> str:
+    # Pairs are held in NFC, so that rows of one identity also have the same tokens.
+    return unicodedata.normalize("NFC", text)
 
 
 def row_id(pair: Pair) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.chat_template import TokenizedPair
+from orpo_pipeline.chat_template import ChatFormat, TokenizedPair, load_chat_format
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.config import RunConfig
+from schemas.errors import PipelineError
 from schemas.jobs import EvaluateJob
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PairMetrics, PreparedData, TrainedAdapter
@@ -53,9 +54,10 @@ def load_evaluation(folder: Path) -> EvaluationReport | None:
 
 
 def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
-    """Score every held-out pair and answer a few prompts, with and without the adapter."""
-    from transformers import AutoTokenizer
+    """Score every held-out pair and answer a few prompts, with and without the adapter.
 
+    Raises PipelineError when a score is NaN or infinite.
+    """
     from orpo_pipeline.qlora import attach_saved_adapter, load_base
 
     folder = evaluation_folder(job.config, job.prepared, job.plan, job.adapter, job.home)
@@ -66,10 +68,10 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     rows = pl.read_parquet(job.prepared.path / "eval.parquet").head(settings.max_pairs or ALL)
     progress("loading the model", 0, 0)
     model = attach_saved_adapter(load_base(job.prepared.base_model, job.plan), job.adapter.path)
-    tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")
+    chat = load_chat_format(job.prepared.path / "tokenizer", template=None)
     scores = _score_both(model, rows, job, progress)
     prompts = rows.head(settings.generations)
-    answers = _generate_both(model, tokenizer, prompts, settings.max_new_tokens, progress)
+    answers = _generate_both(model, chat, prompts, settings.max_new_tokens, progress)
     report = EvaluationReport(
         path=folder,
         base=summarise(scores, "base"),
@@ -105,9 +107,22 @@ def _score_both(
         with _as(model, name):
             scores = score_pairs(model, pairs, job.config.evaluation.batch_size, report)
         frame = pl.DataFrame([asdict(score) for score in scores])
+        _check_finite(frame, name)
         frame = add_odds(frame, job.config.training.orpo_lambda)
         columns.append(frame.select(pl.all().name.prefix(f"{name}_")))
     return pl.concat(columns, how="horizontal")
+
+
+def _check_finite(scores: pl.DataFrame, name: str) -> None:
+    """NaN compares as the largest number in polars: a broken model would win its pairs."""
+    finite = scores.select(pl.all_horizontal(pl.all().is_finite()).sum()).item()
+    if finite < scores.height:
+        raise PipelineError(
+            f"The {name} model's log-probs of {scores.height - finite} of {scores.height} held-out "
+            "pairs are not finite.",
+            "finite log-probs; broken weights or a dtype that overflows give others.",
+            "Set model.dtype to float32 or bfloat16; if it stays, lower training.learning_rate.",
+        )
 
 
 def add_odds(scores: pl.DataFrame, orpo_lambda: float) -> pl.DataFrame:
@@ -145,7 +160,7 @@ def summarise(scores: pl.DataFrame, name: str) -> PairMetrics:
 
 
 def _generate_both(
-    model: Any, tokenizer: Any, rows: pl.DataFrame, max_new_tokens: int, progress: Progress
+    model: Any, chat: ChatFormat, rows: pl.DataFrame, max_new_tokens: int, progress: Progress
 ) -> list[dict[str, str]]:
     """Greedy answers of both models, with the data's chosen answer beside them."""
     if rows.is_empty():
@@ -157,7 +172,7 @@ def _generate_both(
         progress(f"answers of the {name} model", 0, rows.height)
         with _as(model, name):
             answers[name] = answer_prompts(
-                model, tokenizer, rows["prompt_ids"].to_list(), max_new_tokens
+                model, chat, rows["prompt_ids"].to_list(), max_new_tokens
             )
     return [
         {

@@ -25,6 +25,7 @@ def download_snapshot(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -34,15 +35,16 @@ def download_snapshot(
         folder = snapshot_download(
             repo_id, revision=revision, repo_type=kind, allow_patterns=patterns
         )
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise UserError(
             f"The hub has no {kind} {repo_id} at revision {revision or 'main'}, or it is closed.",
             "an existing, readable hub id and revision.",
             "Correct the id, accept its licence on the hub, or set HF_TOKEN.",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        because = str(error).partition("\n")[0]
         raise EnvironmentFault(
-            f"The {kind} {repo_id} is not in the hub cache and the hub cannot be reached.",
+            f"The {kind} {repo_id} is not in the hub cache and cannot be downloaded: {because}",
             "a network connection to the hub, or a local folder.",
             f"Connect, or download it elsewhere and give its folder instead of {repo_id}.",
         ) from error

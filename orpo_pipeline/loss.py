@@ -11,11 +11,23 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
 
     Maechler 2012, "Accurately computing log(1 - exp(-|a|))": two forms that meet at -log 2.
     """
-    return torch.where(x > -math.log(2), torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+    near = x > -math.log(2)
+    # `where` also differentiates the form that it does not take, whose gradient at the other end is
+    # infinite: each form gets only arguments that suit it.
+    return torch.where(
+        near,
+        torch.log(-torch.expm1(torch.where(near, x, -1.0))),
+        torch.log1p(-torch.exp(torch.where(near, -1.0, x))),
+    )
 
 
 def log_odds(mean_logp: torch.Tensor) -> torch.Tensor:
-    """Log-odds of an answer, eq. 4: p - log(1 - e^p), p its mean log-prob per token. Any shape."""
+    """Log-odds of an answer, eq. 4: p - log(1 - e^p), p its mean log-prob per token. Any shape.
+
+    A certain answer (p = 0) has infinite odds; it gets those of the smallest doubt that the dtype
+    can tell from 1, so that two certain answers are a tie and not inf - inf.
+    """
+    mean_logp = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
     return mean_logp - log1mexp(mean_logp)
 
 
@@ -23,7 +35,7 @@ def odds_ratio_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tenso
     """-log sigmoid(log-odds(chosen) - log-odds(rejected)), eq. 7, one value a pair.
 
     Args:
-        chosen: (B,) mean log-prob per token of the chosen answers, fp32, < 0.
+        chosen: (B,) mean log-prob per token of the chosen answers, fp32, <= 0.
         rejected: (B,) the same of the rejected answers.
     """
     return -F.logsigmoid(log_odds(chosen) - log_odds(rejected))

@@ -19,7 +19,7 @@ from orpo_pipeline.chat_template import (
 )
 from orpo_pipeline.dialects import parse_pair, prompt_id, row_id
 from orpo_pipeline.quality import RULES_VERSION, find_contradictions, first_defect
-from orpo_pipeline.sources import SourceFile, find_files, read_rows
+from orpo_pipeline.sources import RawRow, SourceFile, find_files, read_rows, unreadable
 from orpo_pipeline.splits import is_held_out
 from orpo_pipeline.stages import (
     code_version,
@@ -64,13 +64,15 @@ class Gate:
     quarantine: list[dict[str, Any]] = field(default_factory=list)
 
     def reject(self, origin: Origin, split: str, defect: Defect, row: str) -> None:
+        # A reason may quote the row, and with it half a surrogate pair that no file can hold.
+        reason = defect.reason.encode(errors="backslashreplace").decode()
         self.quarantine.append(
             {
                 "origin_file": origin.file,
                 "origin_row": origin.row,
                 "split": split,
                 "code": defect.code.value,
-                "reason": defect.reason,
+                "reason": reason,
                 "row": row,
             }
         )
@@ -102,7 +104,7 @@ def find_prepared(
     base_model = resolve_base_model(config.model, home, notify)
     inputs = {
         "files": {
-            split: [(source.name, file_sha256(source.path)) for source in found]
+            split: [(source.name, _sha256(source)) for source in found]
             for split, found in files.items()
         },
         "data": config.data.model_dump(exclude={"source", "revision"}),
@@ -114,12 +116,24 @@ def find_prepared(
     return home / "prepared" / fingerprint(inputs), base_model, files
 
 
-def load_prepared(folder: Path) -> PreparedData | None:
-    """The record of a complete stage, or None."""
+def _sha256(source: SourceFile) -> str:
+    try:
+        return file_sha256(source.path)
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+def load_prepared(folder: Path, base_model: BaseModelRecord | None = None) -> PreparedData | None:
+    """The record of a complete stage, or None.
+
+    `base_model` is where the model is now: the same weights may have moved since, as the state
+    folder may.
+    """
     if not is_complete(folder):
         return None
     record = PreparedData.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-    return record.model_copy(update={"reused": True})
+    update = {"reused": True, "path": folder, "base_model": base_model or record.base_model}
+    return record.model_copy(update=update)
 
 
 def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
@@ -129,7 +143,7 @@ def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     `data.max_quarantined_share` of the rows are quarantined.
     """
     folder, base_model, files = find_prepared(config, home, lambda text: progress(text, 0, 0))
-    done = load_prepared(folder)
+    done = load_prepared(folder, base_model)
     if done is not None:
         return done
     gate = read_gate(files, config, progress)
@@ -148,9 +162,7 @@ def read_gate(files: dict[str, list[SourceFile]], config: RunConfig, progress: P
             gate.rows_in += 1
             if gate.rows_in % 1000 == 0:
                 progress("rows read", gate.rows_in, 0)
-            _read_row(
-                gate, raw.value, raw.origin, EVAL if split == config.data.eval_split else TRAIN
-            )
+            _read_row(gate, raw, EVAL if split == config.data.eval_split else TRAIN)
     gate.check()
     if config.data.eval_split is None:
         for row in gate.rows:
@@ -159,11 +171,11 @@ def read_gate(files: dict[str, list[SourceFile]], config: RunConfig, progress: P
     return gate
 
 
-def _read_row(gate: Gate, value: dict[str, Any] | Defect, origin: Origin, split: str) -> None:
-    if isinstance(value, Defect):
-        gate.reject(origin, split, value, "")
+def _read_row(gate: Gate, raw: RawRow, split: str) -> None:
+    if isinstance(raw.value, Defect):
+        gate.reject(raw.origin, split, raw.value, raw.text)
         return
-    pair = parse_pair(value, origin)
+    pair = parse_pair(raw.value, raw.origin)
     if isinstance(pair, Pair):
         defect = first_defect(pair)
         if defect is None:
@@ -171,7 +183,7 @@ def _read_row(gate: Gate, value: dict[str, Any] | Defect, origin: Origin, split:
             return
     else:
         defect = pair
-    gate.reject(origin, split, defect, _as_json(value))
+    gate.reject(raw.origin, split, defect, _as_json(raw.value))
 
 
 def _check_repetition(gate: Gate) -> None:
@@ -232,9 +244,9 @@ def _check_budget(gate: Gate, config: RunConfig) -> None:
     share = len(gate.quarantine) / gate.rows_in
     if share > config.data.max_quarantined_share:
         raise UserError(
-            f"{len(gate.quarantine)} of {gate.rows_in} rows are quarantined ({share:.0%}): "
+            f"{len(gate.quarantine)} of {gate.rows_in} rows are quarantined ({share:.1%}): "
             f"{listed}.",
-            f"at most {config.data.max_quarantined_share:.0%} (data.max_quarantined_share).",
+            f"at most {config.data.max_quarantined_share:.1%} (data.max_quarantined_share).",
             "Correct the rows, or raise the limit if this share is meant."
             + _examples(gate.quarantine),
         )
@@ -282,9 +294,10 @@ def _publish(
             frame.write_parquet(temporary / f"{split}.parquet")
         quarantine.write_parquet(temporary / "quarantine.parquet")
         report = _report(record, gate)
-        (temporary / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        (temporary / "report.json").write_text(text, encoding="utf-8")
         chat.tokenizer.save_pretrained(temporary / "tokenizer")
-        (temporary / RECORD).write_text(record.model_dump_json(indent=1))
+        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return record
 
 
@@ -367,4 +380,7 @@ def _spread(lengths: list[int]) -> dict[str, float]:
 
 
 def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=True, default=str)
+    except RecursionError:  # it was just shallow enough to be read
+        return "(nested too deeply to be shown)"

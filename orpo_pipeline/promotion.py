@@ -4,6 +4,9 @@ from schemas.config import GateConfig
 from schemas.plan import Choice
 from schemas.results import EvaluationReport
 
+ROUNDING = 1e-9
+"""0.55 - 0.5 is more than 0.05 in floating point, and must not count as more."""
+
 
 def should_promote(
     evaluation: EvaluationReport, gate: GateConfig, champion: str | None
@@ -20,7 +23,8 @@ def should_promote(
     )
     if champion is not None:
         return Choice(value=False, because=f"version {champion} is the champion; {compared}")
-    if candidate.accuracy - base.accuracy > gate.min_accuracy_gain:
+    gain = candidate.accuracy - base.accuracy
+    if gain > gate.min_accuracy_gain + ROUNDING:
         return Choice(value=True, because=f"no champion yet; {compared}")
     return Choice(
         value=False, because=f"no champion yet, but it does not beat the base model: {compared}"

@@ -17,7 +17,8 @@ DAMAGED = re.compile(
     "[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 ROLE_MARKER = re.compile(
-    r"(?:^|\n)\s*(?:###\s*(?:Human|User|Assistant|Instruction|Response)\b|(?:Human|Assistant):)"
+    r"^[^\S\n]*(?:###\s*(?:Human|User|Assistant|Instruction|Response)\b|(?:Human|Assistant):)",
+    re.MULTILINE,  # `\s*` at the start would run over empty lines, for minutes where there are many
 )
 
 
@@ -55,7 +56,7 @@ def empty_text(pair: Pair) -> Defect | None:
 
 
 def identical_answers(pair: Pair) -> Defect | None:
-    """The answers must differ in more than case and white space."""
+    """The answers must differ in more than case, white space and compatibility forms (NFKC)."""
     if _text(pair.chosen) == _text(pair.rejected):
         return Defect(DefectCode.IDENTICAL_ANSWERS, "chosen and rejected say the same")
     return None

@@ -88,13 +88,22 @@ def token_logps(model: Any, sequences: Sequence[list[int]]) -> list[torch.Tensor
 
 def _sequence_logps(causal_lm: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probs of `targets` (T,) from `hidden` (T, H), a chunk of logits at a time."""
-    head = causal_lm.get_output_embeddings()
-    softcap = getattr(causal_lm.config, "final_logit_softcapping", None)
     parts = []
     for chunk, target in zip(hidden.split(LOGIT_CHUNK), targets.split(LOGIT_CHUNK), strict=True):
-        logits = head(chunk.to(head.weight.dtype)).float()  # (C, V)
-        if softcap:
-            logits = softcap * torch.tanh(logits / softcap)
+        logits = _logits(causal_lm, chunk)  # (C, V)
         chosen = logits.gather(-1, target[:, None])[:, 0]
         parts.append(chosen - logits.logsumexp(-1))
     return torch.cat(parts)
+
+
+def _logits(causal_lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """fp32 logits (C, V) of `hidden` (C, H), as the model's own forward pass gives them."""
+    head, config = causal_lm.get_output_embeddings(), causal_lm.config
+    logits = head(hidden.to(head.weight.dtype)).float()
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    factor *= getattr(config, "lm_head_multiplier", 1.0)  # Falcon H1
+    scaling = getattr(config, "logits_scaling", 1.0)  # a divisor in Granite only
+    factor *= 1 / scaling if config.model_type.startswith("granite") else scaling
+    logits = logits * factor
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return softcap * torch.tanh(logits / softcap) if softcap else logits

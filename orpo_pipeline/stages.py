@@ -10,17 +10,23 @@ import importlib.util
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, PipelineError
 
 MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
+ABANDONED_AFTER = 86400  # seconds; no stage takes so long to write
+# polars, safetensors and tokenizers report a full disk in this form, and not as an OSError.
+RUST_OS_ERROR = re.compile(r"\(os error \d+\)")
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +39,7 @@ def file_sha256(path: Path) -> str:
 
 def fingerprint(inputs: dict[str, Any]) -> str:
     """Twenty hex digits that name a stage by its inputs (any JSON values; key order is nothing)."""
-    canonical = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=str)
+    canonical = json.dumps(inputs, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
@@ -62,6 +68,8 @@ def _our_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in OUR_PACKAGES:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
         else:
@@ -73,16 +81,21 @@ def is_complete(folder: Path) -> bool:
     """Whether the stage is there, with every listed file as it was written.
 
     A stage whose files differ from its manifest is moved aside, named in the log, and done again.
+    Raises EnvironmentFault when the disk does not let us look or move.
     """
     manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return False
-    damaged = _first_damage(folder, manifest)
-    if damaged is None:
-        return True
-    aside = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+    try:
+        if not manifest.is_file():
+            return False
+        damaged = _first_damage(folder, manifest)
+        if damaged is None:
+            return True
+        aside = folder.with_name(f"{folder.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            folder.rename(aside)
+    except OSError as error:
+        raise _disk_fault(f"Checking the stage {folder}", error) from error
     log.warning("%s of stage %s is damaged; the stage is done again", damaged, folder.name)
     return False
 
@@ -90,13 +103,12 @@ def is_complete(folder: Path) -> bool:
 def _first_damage(folder: Path, manifest: Path) -> str | None:
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, UnicodeDecodeError):
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return MANIFEST
-    for name, expected in files.items():
+    for name, (size, sha256) in expected.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["size"]:
-            return str(name)
-        if file_sha256(path) != expected["sha256"]:
+        if not path.is_file() or path.stat().st_size != size or file_sha256(path) != sha256:
             return str(name)
     return None
 
@@ -106,21 +118,39 @@ def new_stage(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill; on success it is published as `folder`, on failure removed.
 
     When another process published the same stage meanwhile, its (equal) result stays.
+    Raises EnvironmentFault when the disk fails or is full.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    # A process id is not enough: containers that share a state folder have the same ones.
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
+        _remove_abandoned(folder)
         temporary.mkdir(parents=True)
         yield temporary
         publish(temporary, folder)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"Writing the stage {folder} failed: {error}.",
-            "a state folder that can be written and has space left.",
-            "Free space or set ORPO_HOME to another folder, then start the same command again.",
-        ) from error
+    except PipelineError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not RUST_OS_ERROR.search(str(error)):
+            raise
+        raise _disk_fault(f"Writing the stage {folder}", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _disk_fault(doing: str, error: Exception) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"{doing} failed: {error}.",
+        "a state folder that can be written and has space left.",
+        "Free space or set ORPO_HOME to another folder, then start the same command again.",
+    )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed writers of this stage left behind; a live one's is younger."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def publish(temporary: Path, folder: Path) -> None:
@@ -137,7 +167,7 @@ def publish(temporary: Path, folder: Path) -> None:
 
 def seal(folder: Path) -> None:
     """Write `manifest.json` over all files below `folder`: all fsynced, the manifest last."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     entries = {}
     for path in files:
         sync(path)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orpo_pipeline.checkpoints import checkpoint_step, newest_checkpoint
+from orpo_pipeline.checkpoints import newest_step
 from orpo_pipeline.engine import EngineRun, StepMetrics, find_engine
 from orpo_pipeline.qlora import attach_new_adapter, load_base
-from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
+from orpo_pipeline.stages import (
+    code_version,
+    fingerprint,
+    is_complete,
+    new_stage,
+    write_atomically,
+)
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.jobs import TrainJob
@@ -21,9 +28,20 @@ from schemas.results import PreparedData, TrainedAdapter
 
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
-DECISIVE_CHOICES = ("device", "dtype", "attention", "quantization", "optimizer")
-"""Choices of the plan that change the adapter's numbers. Checkpointing only changes time and
-memory; the micro-batch does change TRL's averaging, see `adapter_id`."""
+DECISIVE_CHOICES = (
+    "device",
+    "dtype",
+    "attention",
+    "quantization",
+    "optimizer",
+    "micro_batch_size",
+    "engine",
+)
+"""Choices of the plan that change the adapter's numbers: TRL averages over micro-batches.
+Recomputing activations only changes time and memory."""
+
+DECIDED_BY_PLAN = {"engine", "optimizer", "micro_batch_size", "gradient_checkpointing"}
+"""Training settings that count as the plan has decided them, whether asked for or not."""
 
 
 class Interrupted(Exception):
@@ -32,14 +50,14 @@ class Interrupted(Exception):
 
 def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
     """Name of one logical training: all that decides the adapter's weights."""
-    decisive = (*DECISIVE_CHOICES, "micro_batch_size")
+    # How often it is saved decides nothing about what is saved in the end.
+    indifferent = {*DECIDED_BY_PLAN, "save_steps"}
     return fingerprint(
         {
             "prepared": prepared.prepared_id,
             "lora": config.lora.model_dump(),
-            # How often it is saved decides nothing about what is saved in the end.
-            "training": config.training.model_dump(exclude={"save_steps"}),
-            "plan": {name: plan.choices()[name].value for name in decisive},
+            "training": config.training.model_dump(exclude=indifferent),
+            "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
             "code": code_version("orpo_pipeline.training"),
         }
     )
@@ -62,16 +80,15 @@ def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) 
     """
     folder = job.home / "adapters" / job.adapter_id
     work = job.home / "training" / job.adapter_id
-    work.mkdir(parents=True, exist_ok=True)
     with _lock(work):
-        done = load_adapter(job.home, job.adapter_id)
-        if done is not None:
-            return done
-        started = time.monotonic()
-        record = _train_and_publish(
-            job, folder, work, _recorded(work, on_step), should_stop, started
-        )
-    shutil.rmtree(work, ignore_errors=True)
+        record = load_adapter(job.home, job.adapter_id)
+        if record is None:
+            started = time.monotonic()
+            record = _train_and_publish(
+                job, folder, work, _recorded(work, on_step), should_stop, started
+            )
+        # Still locked: a process that gets hold of the removed lock finds the adapter published.
+        shutil.rmtree(work, ignore_errors=True)
     return record
 
 
@@ -108,7 +125,7 @@ def _train_and_publish(
     record = TrainedAdapter(
         path=folder,
         adapter_id=job.adapter_id,
-        steps=max(point["step"] for point in read_metrics(work / METRICS)),
+        steps=newest_step(work),
         seconds=round(time.monotonic() - started, 1),
         resumed_from=resumed_from,
     )
@@ -123,15 +140,16 @@ def _train_and_publish(
 
 def _recorded(work: Path, on_step: StepMetrics) -> StepMetrics:
     """`on_step` that also appends to metrics.jsonl, cut back to the checkpoint resumed from."""
-    checkpoint = newest_checkpoint(work)
-    resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
+    resumed_from = newest_step(work)
     path = work / METRICS
     kept = [point for point in read_metrics(path) if point["step"] <= resumed_from]
-    path.write_text("".join(json.dumps(point) + "\n" for point in kept), encoding="utf-8")
+    write_atomically(path, "".join(json.dumps(point) + "\n" for point in kept))
 
     def record(step: int, steps: int, values: dict[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "values": values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint is, and must not outlive its figures
         on_step(step, steps, values)
 
     return record
@@ -151,6 +169,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _lock(work: Path) -> Iterator[None]:
     """One process at a time per training; the kernel frees the lock when its holder dies."""
+    work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

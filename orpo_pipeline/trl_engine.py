@@ -12,7 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.checkpoints import checkpoint_step, newest_checkpoint, seal_checkpoint
+from orpo_pipeline.checkpoints import (
+    checkpoint_step,
+    is_last,
+    newest_checkpoint,
+    seal_checkpoint,
+)
 from orpo_pipeline.engine import EngineRun
 from schemas.config import TrainingConfig
 from schemas.errors import PipelineError
@@ -41,6 +46,7 @@ LABEL_IGNORED = -100
 def train_with_trl(run: EngineRun) -> int:
     """Train as `EngineRun` says. Raises PipelineError on a non-finite loss."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # TRL's own switch for its import warning
+    from peft import load_peft_weights, set_peft_model_state_dict
     from transformers.trainer_callback import PrinterCallback
     from trl.experimental.orpo import ORPOTrainer
 
@@ -51,6 +57,9 @@ def train_with_trl(run: EngineRun) -> int:
             return feature
 
     checkpoint = newest_checkpoint(run.work)
+    if checkpoint and is_last(checkpoint):  # the Trainer would take one step too many
+        set_peft_model_state_dict(run.model, load_peft_weights(str(checkpoint), device="cpu"))
+        return checkpoint_step(checkpoint)
     trainer = PreTokenizedORPOTrainer(
         model=run.model,
         args=trainer_arguments(run.training, run.plan, run.work),
@@ -130,9 +139,10 @@ def _reporting(run: EngineRun) -> Any:
             if logs is None or "loss" not in logs:
                 return
             values = {METRIC_NAMES[k]: float(v) for k, v in logs.items() if k in METRIC_NAMES}
-            # In fp16 an overflowing gradient is ordinary: the loss scaler skips that step.
-            checked = set(values) - ({GRADIENT_NORM} if args.fp16 else set())
-            check_finite(state.global_step, {name: values[name] for name in sorted(checked)})
+            if args.fp16 and not math.isfinite(values.get(GRADIENT_NORM, 0.0)):
+                # An overflowing gradient is ordinary in fp16: the loss scaler skips that step.
+                del values[GRADIENT_NORM]
+            check_finite(state.global_step, values)
             run.on_step(state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

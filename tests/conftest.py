@@ -1,5 +1,6 @@
 """Real parts at a small size: the embedded model's tokenizer on a Llama of random weights."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from rows import pair_row, write_rows
 from orpo_pipeline.base_model import embedded_gguf
 from orpo_pipeline.hardware import probe_hardware
 from orpo_pipeline.planning import plan_training
+from orpo_pipeline.preparation import prepare
+from orpo_pipeline.training import adapter_id
 from schemas.config import RunConfig
 from schemas.hardware import Probe
+from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 
@@ -83,5 +87,39 @@ def plan_for(probe: Probe) -> Callable[[RunConfig, PreparedData], TrainingPlan]:
 
     def make(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
         return plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
+
+    return make
+
+
+# The tiny model is fastest on one thread, and child processes that inherit this sum in our order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder for prepared pairs, so that equal data is prepared once."""
+    return tmp_path_factory.mktemp("prepared-home")
+
+
+@pytest.fixture
+def train_job(
+    tiny_config: Callable[..., RunConfig],
+    plan_for: Callable[[RunConfig, PreparedData], TrainingPlan],
+    prepared_home: Path,
+    tmp_path: Path,
+) -> Callable[..., TrainJob]:
+    """`train_job("home", training={...})`: prepared data, its plan, a state folder of that name."""
+
+    def make(home: str = "home", **sections: dict[str, Any]) -> TrainJob:
+        config = tiny_config(**sections)
+        prepared = prepare(config, prepared_home, lambda *_: None)
+        plan = plan_for(config, prepared)
+        return TrainJob(
+            config=config,
+            home=tmp_path / home,
+            prepared=prepared,
+            plan=plan,
+            adapter_id=adapter_id(config, prepared, plan),
+        )
 
     return make

@@ -128,7 +128,7 @@ def test_what_happened_is_printed(first_output: str) -> None:
     assert "1 quarantined" in first_output and "broken_row 1" in first_output
     assert "pair accuracy" in first_output and "pairs" in first_output
     assert "tiny version 1" in first_output
-    assert "orpo-pipeline up --open" in first_output
+    assert "make up OPEN=1" in first_output
 
 
 def test_after_a_kill_the_run_continued_and_is_one(site: Site, first_output: str) -> None:

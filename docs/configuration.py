@@ -1,0 +1,85 @@
+"""Writes docs/configuration.md from schemas/config.py: `python docs/configuration.py`."""
+
+import json
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from schemas.config import RunConfig
+
+PAGE = Path(__file__).with_name("configuration.md")
+
+HEAD = """# Configuration
+
+<!-- Written by docs/configuration.py from schemas/config.py. Edit the field's text there. -->
+
+A run is described by one YAML file. Name only what you want to change; the rest has the default
+below. The files in `configs/` are examples.
+
+```bash
+orpo-pipeline run --config configs/demo.yaml
+orpo-pipeline run --config configs/demo.yaml --set training.max_steps=10 --set lora.r=8
+orpo-pipeline config configs/demo.yaml     # the resolved configuration as JSON, all fields
+orpo-pipeline config                       # the defaults
+```
+
+`--set SECTION.FIELD=VALUE` wins over the file and may be repeated. The value is read as YAML:
+`20`, `1e-4`, `true`, `[q_proj, v_proj]`, text, or `null` for unset. YAML takes the words `on` and
+`off` for true and false, so quote them: `--set "training.gradient_checkpointing='off'"`, and
+`gradient_checkpointing: "off"` in a file. A `revision` of digits only must be quoted too, and can
+be given in a file only.
+
+An unknown field or an impossible value ends the command with exit code 2 before anything is done,
+and the message lists all of them. Relative paths start at the current folder.
+"""
+
+
+def render() -> str:
+    """The page: a heading and a table of fields for each section of `RunConfig`."""
+    parts = [HEAD]
+    for name, section in RunConfig.model_fields.items():
+        model: type[BaseModel] = section.annotation  # type: ignore[assignment]
+        parts.append(f"## {name}\n\n{_one_line(model.__doc__)}\n")
+        parts.append("| field | values | default | meaning |\n|---|---|---|---|")
+        parts += [_row(f"{name}.{key}", field) for key, field in model.model_fields.items()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = json.dumps(field.get_default(call_default_factory=True))
+    cells = [f"`{name}`", _values(field), f"`{default}`", _one_line(field.description)]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _values(field: FieldInfo) -> str:
+    limits = [
+        f"{sign} {getattr(limit, key)}"
+        for limit in field.metadata
+        for key, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+        if hasattr(limit, key)
+    ]
+    return ", ".join([_type(field.annotation), *limits])
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    names = {str: "text", int: "whole number", float: "number", bool: "true, false"}
+    return names.get(annotation, "null" if annotation is type(None) else str(annotation))
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

@@ -1,0 +1,241 @@
+"""Every shipped config and deployment parses; what `--set` and bad input do."""
+
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from flows.cli import app, main
+from flows.configuration import read_config
+from schemas.config import RunConfig
+from schemas.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.y*ml"))
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+FIELDS = [
+    (section, name, field)
+    for section, outer in RunConfig.model_fields.items()
+    for name, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
+]
+
+
+def load(path: Path) -> ModuleType:
+    """A Python file as a module, wherever it lies."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_shipped_configs_are_found() -> None:
+    assert {path.name for path in CONFIGS} >= {
+        "demo.yaml",
+        "mistral-7b-qlora.yaml",
+        "paper-mistral-orpo-beta.yaml",
+        "ultrafeedback.yaml",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_parses_and_says_what_it_needs(path: Path) -> None:
+    config = read_config(path)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, fields in given.items():
+        for name, value in fields.items():
+            assert getattr(getattr(config, section), name) == value
+    header = path.read_text(encoding="utf-8").split("\n" + next(iter(given)) + ":")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert "Needs" in header
+
+
+def test_no_two_configs_share_a_registered_model() -> None:
+    """Else the champion of one would be compared with a candidate of another."""
+    names = [read_config(path).registry.model_name for path in CONFIGS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mistral-7b-qlora.yaml", (0.1, 8e-6, "linear", 0.1, 8, 1024)),
+        ("paper-mistral-orpo-beta.yaml", (0.1, 5e-6, "inverse_sqrt", 200, 32, 2048)),
+    ],
+)
+def test_recipes_are_as_published(name: str, expected: tuple[Any, ...]) -> None:
+    config = read_config(ROOT / "configs" / name)
+    training = config.training
+    found = (
+        training.orpo_lambda,
+        training.learning_rate,
+        training.lr_scheduler,
+        training.warmup,
+        training.batch_size,
+        config.chat.max_length,
+    )
+    assert found == expected
+    assert config.chat.template == "zephyr"  # the base model's tokenizer has none
+
+
+def test_deployments_are_found() -> None:
+    assert [deployment["name"] for deployment in DEPLOYMENTS] == ["orpo-pipeline", "nightly"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_deployment_names_a_flow_that_takes_its_parameters(deployment: dict[str, Any]) -> None:
+    from prefect import Flow
+
+    file, function = deployment["entrypoint"].split(":")
+    assert (ROOT / file).is_file()
+    flow = getattr(load(ROOT / file), function)
+    assert isinstance(flow, Flow)
+    parameters = deployment.get("parameters", {})
+    assert set(parameters) <= set(inspect.signature(flow.fn).parameters)
+    config = RunConfig.model_validate(parameters.get("config", {}))
+    assert flow.validate_parameters(parameters).get("config", RunConfig()) == config
+
+
+@pytest.mark.parametrize(("section", "name", "field"), FIELDS, ids=lambda value: str(value)[:20])
+def test_every_field_is_described(section: str, name: str, field: Any) -> None:
+    """The descriptions are the help texts of the Prefect UI and of docs/configuration.md."""
+    assert field.description, f"{section}.{name} has no text below it"
+    assert field.description.rstrip().endswith(".")
+    assert inspect.getdoc(RunConfig.model_fields[section].annotation)
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    script = load(ROOT / "docs" / "configuration.py")
+    assert script.PAGE.read_text(encoding="utf-8") == script.render(), (
+        "run `python docs/configuration.py`"
+    )
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("trainign: {max_steps: 3}\nlora: {r: 0}\nmodel: {dtype: int8}\n")
+    with pytest.raises(UserError) as caught:
+        read_config(file, ["training.max_steps=-1", "training.learning_rte=1e-4"])
+    message = str(caught.value)
+    assert str(file) in caught.value.found
+    for problem in (
+        "trainign is not a known field",
+        "lora.r = 0",
+        "model.dtype = 'int8'",
+        "training.max_steps = -1",
+        "training.learning_rte is not a known field",
+    ):
+        assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "field", "value"),
+    [
+        ("training.learning_rate=1e-4", "training", "learning_rate", 1e-4),
+        ("training.learning_rate=3.0e-05", "training", "learning_rate", 3e-5),
+        ("training.max_steps=20", "training", "max_steps", 20),
+        ("training.max_steps=null", "training", "max_steps", None),
+        ("training.max_steps=", "training", "max_steps", None),
+        ("training.warmup=200", "training", "warmup", 200),
+        ("lora.use_dora=true", "lora", "use_dora", True),
+        ("lora.target_modules=[q_proj, v_proj]", "lora", "target_modules", ("q_proj", "v_proj")),
+        ("registry.experiment=two words", "registry", "experiment", "two words"),
+        ("data.source=../pairs=new.jsonl", "data", "source", "../pairs=new.jsonl"),
+        ("data.source=owner/name", "data", "source", "owner/name"),
+        ("training.gradient_checkpointing='off'", "training", "gradient_checkpointing", "off"),
+    ],
+)
+def test_set_reads_a_value_as_yaml(override: str, section: str, field: str, value: object) -> None:
+    config = read_config(None, [override])
+    assert getattr(getattr(config, section), field) == value
+
+
+def test_set_wins_over_the_file_and_the_last_set_over_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("training: {max_steps: 5, seed: 7}\n")
+    config = read_config(file, ["training.max_steps=6", "training.max_steps=8"])
+    assert (config.training.max_steps, config.training.seed) == (8, 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("max_steps=3", "has not the form SECTION.FIELD=VALUE"),
+        ("training.max_steps", "has not the form SECTION.FIELD=VALUE"),
+        ("lora.target_modules=[q_proj", "is no YAML"),
+        ("training.max_steps=many", "training.max_steps = 'many'"),
+        ("training.max_steps.more=3", "training.max_steps.more is not a known field"),
+        ("nothing.max_steps=3", "nothing is not a known field"),
+    ],
+)
+def test_a_bad_override_is_named(override: str, found: str) -> None:
+    with pytest.raises(UserError, match=found.replace("[", r"\[").replace(".", r"\.")):
+        read_config(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"data: [unclosed", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"- a\n- list\n", "holds list, not sections"),
+        (b"data: embedded\n", "data = 'embedded'"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_config(file)
+    assert found in caught.value.found
+    assert "bad.yaml" in caught.value.found
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.yaml cannot be read"):
+        read_config(tmp_path / "missing.yaml")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing set\n")
+    assert read_config(file) == RunConfig()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_config_command_prints_json_that_reads_back(path: Path) -> None:
+    """`prefect deployment run -p config="$(orpo-pipeline config FILE)"` relies on it."""
+    override = "training.seed=7"
+    result = CliRunner().invoke(app, ["config", str(path), "--set", override])
+    assert result.exit_code == 0
+    values = json.loads(result.stdout)
+    assert RunConfig.model_validate(values) == read_config(path, [override])
+    assert RunConfig.model_validate_json(result.stdout).training.seed == 7
+    assert set(values["training"]) == {n for s, n, _ in FIELDS if s == "training"}
+
+
+def test_a_bad_config_ends_the_command_with_2_and_one_paragraph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["orpo-pipeline", "config", "--set", "lora.r=[16"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "[16" in printed.err  # not taken for markup
+    assert "expected:" in printed.err
+    assert "fix:" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        RunConfig().training.seed = 1  # type: ignore[misc]
