@@ -1,9 +1,11 @@
 """The command line: `orpo-pipeline run`, `config`, `plan` and `up`."""
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -14,8 +16,10 @@ from rich.table import Table
 from flows.configuration import read_config
 from schemas.errors import PipelineError
 from tasks.home import make_folder, service_environment, state_home
+from tasks.process_group import mark_run
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+TERMINATED = 143  # 128 + SIGTERM
 
 app = typer.Typer(
     help="Preference data in, a better chat model out.",
@@ -36,6 +40,9 @@ def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = F
     """Run the whole pipeline here: prepare, plan, train, evaluate, register."""
     parsed = read_config(config, overrides or ())
     use_state_folder(debug)
+    # An exit, not a death by signal: only so is Prefect's temporary server stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    mark_run(state_home())
     from flows.pipeline import orpo_pipeline
     from flows.summary import print_summary
 
@@ -109,6 +116,13 @@ def use_state_folder(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: an error that a person can act on is one paragraph and an exit code."""
+    interrupted: list[int] = []
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         app()
     except PipelineError as error:
@@ -123,4 +137,10 @@ def main() -> None:
             console.print(f"[bold]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception:
+        # A terminal's Ctrl-C also ends Prefect's temporary server, so that what comes out here may
+        # be a lost connection instead of the interrupt.
+        if not interrupted:
+            raise
         sys.exit(INTERRUPTED)

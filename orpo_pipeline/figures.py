@@ -35,12 +35,15 @@ def _curve(
         steps, values = zip(*known, strict=True)
         window = max(len(values) // 10, 1)
         smooth = pl.Series(values).rolling_mean(window, min_samples=1)
-        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
-        axes.plot(steps, smooth, color=colour, linewidth=2, label=name.removeprefix("train/"))
+        # A line through a single point would be invisible.
+        style: dict[str, Any] = {"color": colour, "marker": "o" if len(values) == 1 else None}
+        axes.plot(steps, values, alpha=0.3, linewidth=1, **style)
+        axes.plot(steps, smooth, linewidth=2, label=name.removeprefix("train/"), **style)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
 
 
 def margin_histogram(scores: pl.DataFrame) -> Figure:

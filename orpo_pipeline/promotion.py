@@ -27,5 +27,7 @@ def should_promote(
     if gain > gate.min_accuracy_gain + ROUNDING:
         return Choice(value=True, because=f"no champion yet; {compared}")
     return Choice(
-        value=False, because=f"no champion yet, but it does not beat the base model: {compared}"
+        value=False,
+        because="no champion yet, but it does not beat the base model by more than "
+        f"{gate.min_accuracy_gain:.1%}: {compared}",
     )

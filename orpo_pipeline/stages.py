@@ -25,8 +25,8 @@ from schemas.errors import EnvironmentFault, PipelineError
 MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
 ABANDONED_AFTER = 86400  # seconds; no stage takes so long to write
-# polars, safetensors and tokenizers report a full disk in this form, and not as an OSError.
-RUST_OS_ERROR = re.compile(r"\(os error \d+\)")
+# polars, safetensors and tokenizers report a full disk like this, and not as an OSError.
+RUST_OS_ERROR = re.compile(r"\(os error \d+\)|transport error")
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """One frozen `RunConfig`: every knob of a run, its unit and what turning it does."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 EMBEDDED = "embedded"
 
@@ -15,6 +15,11 @@ ALL_LINEAR_PROJECTIONS = (
     "up_proj",
     "down_proj",
 )
+
+
+def _switch(value: Any) -> Any:
+    """YAML reads an unquoted on or off as a truth value."""
+    return ("off", "on")[value] if isinstance(value, bool) else value
 
 
 class Section(BaseModel):
@@ -138,7 +143,9 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
 
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = (
+        "auto"
+    )
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     save_steps: int = Field(default=25, ge=1)

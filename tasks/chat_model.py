@@ -5,6 +5,7 @@ it. The base model is found by the folder or hub id stored with the version; `OR
 names another copy of the same weights.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class ChatModel(PythonModel):
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-        settings = context.model_config
+        adapter = context.artifacts["adapter"]
+        settings = json.loads((Path(adapter) / "serving.json").read_text(encoding="utf-8"))
         dtype = getattr(torch, settings["dtype"])
         quantization = None
         if settings["quantization"] == "nf4":
@@ -31,7 +33,6 @@ class ChatModel(PythonModel):
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=dtype,
             )
-        adapter = context.artifacts["adapter"]
         base = os.environ.get("ORPO_BASE_MODEL") or settings["base_model"]
         if not Path(base).exists() and settings["base_is_local"]:
             raise FileNotFoundError(

@@ -16,6 +16,9 @@ import psutil
 MARKER = "ORPO_UP"
 """Environment variable of everything that `up` starts: `ROLE:STATE_FOLDER`."""
 
+RUN = "run-"
+"""Role of what `orpo-pipeline run` starts, followed by its process id."""
+
 KILL_WAIT_SECONDS = 1.0
 
 
@@ -93,6 +96,26 @@ def end_processes(home: Path, is_wanted: Callable[[str], bool], grace: float) ->
         _send(process, signal.SIGKILL)
     psutil.wait_procs(remaining, timeout=KILL_WAIT_SECONDS)
     return count
+
+
+def mark_run(home: Path) -> None:
+    """Mark this process's children as of one `orpo-pipeline run`, and end what dead ones left.
+
+    Prefect's temporary server outlives a run that was killed with -9.
+    """
+    left = [
+        process
+        for process in find_processes(home, lambda role: role.startswith(RUN))
+        if not psutil.pid_exists(_run_pid(process))
+    ]
+    for process in left:
+        _send(process, signal.SIGTERM)
+    os.environ[MARKER] = f"{RUN}{os.getpid()}:{home}"
+
+
+def _run_pid(process: psutil.Process) -> int:
+    owner = owner_of(process)
+    return int(owner[0].removeprefix(RUN)) if owner else os.getpid()
 
 
 def _parent(process: psutil.Process) -> int | None:

@@ -104,7 +104,7 @@ def register_version(
     model_uri, model_id = tracker.log_model(
         run_id,
         adapter_files={file: adapter.path / file for file in ADAPTER_FILES},
-        model_config=serving_config(prepared, plan),
+        serving=serving_config(prepared, plan),
         packages=SERVING_PACKAGES,
     )
     version = tracker.client.create_model_version(

@@ -4,6 +4,7 @@ The only module that opens MLflow. Run ids are passed explicitly (MLflow's activ
 thread-local), and everything can be done twice without doubling anything.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -214,7 +215,7 @@ class Tracker:
         self,
         run_id: str,
         adapter_files: dict[str, Path],
-        model_config: dict[str, Any],
+        serving: dict[str, Any],
         packages: Sequence[str],
     ) -> tuple[str, str]:
         """Log adapter, tokenizer and the code that loads them; returns the model's URI and id.
@@ -233,11 +234,11 @@ class Tracker:
             for name, path in adapter_files.items():
                 if path.is_file():
                     shutil.copy2(path, adapter / name)
+            (adapter / "serving.json").write_text(json.dumps(serving, indent=1), encoding="utf-8")
             info = mlflow.pyfunc.log_model(
                 name="adapter",
                 python_model=str(Path(__file__).with_name("chat_model.py")),
                 artifacts={"adapter": str(adapter)},
-                model_config=model_config,
                 signature=chat_signature(),
                 pip_requirements=requirements,
             )

@@ -19,6 +19,8 @@ from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in our child processes; before torch
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -208,9 +208,10 @@ def test_what_only_looks_like_a_control_token(text: str, smollm2: ChatFormat) ->
     assert ids.prompt.count(1) == 3
 
 
-def test_an_answer_that_melts_into_the_prompt_is_named(smollm2: ChatFormat) -> None:
-    # The template's line end and the answer's become one token.
-    assert tokenize(make_pair(chosen="\nHello."), smollm2) == Defect(
+@pytest.mark.parametrize("start", ["  ", "\n\n"])
+def test_an_answer_that_melts_into_the_prompt_is_named(start: str, smollm2: ChatFormat) -> None:
+    # The template's line end and the answer's first characters become one token.
+    assert tokenize(make_pair(chosen=f"{start}Hello."), smollm2) == Defect(
         DefectCode.PROMPT_NOT_PREFIX, "prompt + chosen does not begin with the prompt's tokens"
     )
 

@@ -41,7 +41,11 @@ def test_fingerprint_follows_values_and_not_the_order_of_keys() -> None:
     name = fingerprint({"a": 1, "b": ["x", None]})
     assert len(name) == 20
     assert name == fingerprint({"b": ["x", None], "a": 1})
-    others = [{"a": 1, "b": [None, "x"]}, {"a": 2, "b": ["x", None]}, {"a": "1", "b": ["x", None]}]
+    others: list[dict[str, object]] = [
+        {"a": 1, "b": [None, "x"]},
+        {"a": 2, "b": ["x", None]},
+        {"a": "1", "b": ["x", None]},
+    ]
     assert len({name, *map(fingerprint, others)}) == 4
 
 

@@ -216,7 +216,7 @@ def test_loss_falls_and_the_margin_rises(train_job: MakeJob, tmp_path: Path) -> 
 def test_every_choice_takes_steps(
     train_job: MakeJob, tmp_path: Path, sections: dict[str, dict[str, Any]]
 ) -> None:
-    short = {"max_steps": 2, "learning_rate": 1e-3, "save_steps": 100}
+    short = {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-3, "save_steps": 100}
     job = train_job(**{**sections, "training": {**short, **sections.get("training", {})}})
     model = build_model(job)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -244,7 +244,12 @@ def test_checkpointing_changes_no_number(train_job: MakeJob, tmp_path: Path) -> 
     results = []
     for setting in ("off", "on"):
         job = train_job(
-            training={"gradient_checkpointing": setting, "max_steps": 2, "learning_rate": 1e-3},
+            training={
+                "gradient_checkpointing": setting,
+                "max_steps": 2,
+                "batch_size": 2,
+                "learning_rate": 1e-3,
+            },
             lora={"dropout": 0.2},
         )
         model = build_model(job)
@@ -269,20 +274,10 @@ def test_check_finite_names_figures_and_step() -> None:
 
 
 def test_arguments_say_what_the_configuration_says(train_job: MakeJob, tmp_path: Path) -> None:
+    rate = {"learning_rate": 2e-4, "lr_scheduler": "cosine", "warmup": 0.25, "orpo_lambda": 0.3}
+    size = {"max_steps": 40, "batch_size": 6, "micro_batch_size": 3, "save_steps": 7}
     job = train_job(
-        training={
-            "orpo_lambda": 0.3,
-            "learning_rate": 2e-4,
-            "lr_scheduler": "cosine",
-            "warmup": 0.25,
-            "max_steps": 40,
-            "batch_size": 6,
-            "micro_batch_size": 3,
-            "weight_decay": 0.01,
-            "max_grad_norm": 0.5,
-            "save_steps": 7,
-            "seed": 5,
-        }
+        training={**rate, **size, "weight_decay": 0.01, "max_grad_norm": 0.5, "seed": 5}
     )
     found = trainer_arguments(job.config.training, job.plan, tmp_path)
     assert found.beta == 0.3
@@ -294,9 +289,8 @@ def test_arguments_say_what_the_configuration_says(train_job: MakeJob, tmp_path:
     assert found.train_batch_size == 3  # one device: no hidden multiplication
     assert (found.weight_decay, found.max_grad_norm) == (0.01, 0.5)
     assert (found.seed, found.data_seed) == (5, 5)
-    assert (found.bf16, found.fp16) == (False, False)
+    assert (found.bf16, found.fp16, found.disable_dropout) == (False, False, False)
     assert found.optim == "adamw_torch"
-    assert not found.disable_dropout
     assert found.report_to == []
 
 
