@@ -27,10 +27,8 @@ orpo-pipeline config                       # the defaults
 ```
 
 `--set SECTION.FIELD=VALUE` wins over the file and may be repeated. The value is read as YAML:
-`20`, `1e-4`, `true`, `[q_proj, v_proj]`, text, or `null` for unset. YAML takes the words `on` and
-`off` for true and false, so quote them: `--set "training.gradient_checkpointing='off'"`, and
-`gradient_checkpointing: "off"` in a file. A `revision` of digits only must be quoted too, and can
-be given in a file only.
+`20`, `1e-4`, `true`, `[q_proj, v_proj]`, text, or `null` for unset. A revision
+of digits only must be quoted: `--set "data.revision='1234567'"`.
 
 An unknown field or an impossible value ends the command with exit code 2 before anything is done,
 and the message lists all of them. Relative paths start at the current folder.
