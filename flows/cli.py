@@ -11,10 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flows.configuration import read_config
-from schemas.errors import PipelineError
+from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
 
@@ -66,7 +65,8 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     """Prepare the data and print how it would be trained on this machine."""
     parsed = read_config(config, overrides or ())
     use_state_folder(debug)
-    from orpo_pipeline.planning import plan_table, plan_training
+    from flows.summary import plan_as_table
+    from orpo_pipeline.planning import plan_training
     from tasks.plan import probe_in_child
     from tasks.prepare import prepare_data
 
@@ -74,12 +74,7 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     decided = plan_training(
         parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
     )
-    table = Table(title=f"Training plan for {decided.probe.name}", title_justify="left")
-    for column in ("choice", "value", "because"):
-        table.add_column(column)
-    for row in plan_table(decided):
-        table.add_row(*row)
-    Console().print(table)
+    Console().print(plan_as_table(decided))
 
 
 @app.command()
@@ -100,12 +95,19 @@ def use_state_folder(debug: bool) -> None:
 
     Both read their settings when they are imported, so this comes first.
     """
+    from tasks.prefect_api import answers
     from tasks.servers_file import running_prefect_api
 
     home = state_home()
     # Prefect logs each failed task with its stack trace; without --debug one paragraph says it.
     level = "DEBUG" if debug else os.environ.get("PREFECT_LOGGING_LEVEL", "CRITICAL")
     api = os.environ.get("PREFECT_API_URL") or running_prefect_api(home)
+    if api and not answers(f"{api}/health"):
+        raise EnvironmentFault(
+            f"The Prefect server {api} does not answer.",
+            "a running Prefect server in PREFECT_API_URL, or none named.",
+            "Start it (`make up`), or `unset PREFECT_API_URL` to run without a server.",
+        )
     os.environ.update(
         service_environment(home), PREFECT_LOGGING_LEVEL=level, PREFECT_LOGGING_INTERNAL_LEVEL=level
     )

@@ -1,6 +1,5 @@
 """Config files and `--set` overrides, read into one `RunConfig`."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 
 CONFIG_FOLDER = "configs"
-EXPONENT = re.compile(r"\d+(\.\d+)?[eE]-\d+")
-"""1e-4: text to YAML 1.1, a number to people."""
 
 
 def read_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -79,8 +76,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
             "a YAML value such as 20, 1e-4, true or text.",
             "Correct or quote the value.",
         ) from error
-    if EXPONENT.fullmatch(text.strip()):
-        inside[field] = float(text)
 
 
 def _describe(problem: dict[str, Any]) -> str:

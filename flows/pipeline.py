@@ -31,6 +31,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     version = register(config, prepared, training_plan, adapter, evaluation)
     return PipelineResult(
         prepared=prepared,
+        plan=training_plan,
         adapter=adapter,
         evaluation=evaluation,
         version=version,

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from orpo_pipeline.planning import plan_table
+from schemas.plan import TrainingPlan
 from schemas.results import PipelineResult
 
 
@@ -14,6 +16,7 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     if prepared.quarantined:
         listed = ", ".join(f"{code} {count}" for code, count in prepared.quarantined.items())
         console.print(f"          quarantined: {listed}", soft_wrap=True)
+    console.print(plan_as_table(result.plan))
     console.print(f"[bold]Training[/]  {_training(result)}")
     console.print(_figures(result))
     aliases = ", ".join(version.aliases) or "no alias"
@@ -21,6 +24,16 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(f"          {version.because}", soft_wrap=True)
     console.print(f"[bold]Time[/]      {result.seconds:.0f} s")
     console.print("[bold]See it[/]    make up OPEN=1")
+
+
+def plan_as_table(plan: TrainingPlan) -> Table:
+    """Every hardware-dependent choice with its reason."""
+    table = Table(title=f"Plan for {plan.probe.name}", title_justify="left")
+    for column in ("choice", "value", "because"):
+        table.add_column(column)
+    for row in plan_table(plan):
+        table.add_row(*row)
+    return table
 
 
 def _rows(result: PipelineResult) -> str:

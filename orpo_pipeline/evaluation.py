@@ -10,7 +10,7 @@ import polars as pl
 from orpo_pipeline.chat_template import ChatFormat, TokenizedPair, load_chat_format
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.config import RunConfig
-from schemas.errors import PipelineError
+from schemas.errors import UserError
 from schemas.jobs import EvaluateJob
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PairMetrics, PreparedData, TrainedAdapter
@@ -50,13 +50,13 @@ def load_evaluation(folder: Path) -> EvaluationReport | None:
     if not is_complete(folder):
         return None
     record = EvaluationReport.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-    return record.model_copy(update={"reused": True})
+    return record.model_copy(update={"reused": True, "path": folder})
 
 
 def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     """Score every held-out pair and answer a few prompts, with and without the adapter.
 
-    Raises PipelineError when a score is NaN or infinite.
+    Raises UserError when a score is NaN or infinite.
     """
     from orpo_pipeline.qlora import attach_saved_adapter, load_base
 
@@ -117,7 +117,7 @@ def _check_finite(scores: pl.DataFrame, name: str) -> None:
     """NaN compares as the largest number in polars: a broken model would win its pairs."""
     finite = scores.select(pl.all_horizontal(pl.all().is_finite()).sum()).item()
     if finite < scores.height:
-        raise PipelineError(
+        raise UserError(
             f"The {name} model's log-probs of {scores.height - finite} of {scores.height} held-out "
             "pairs are not finite.",
             "finite log-probs; broken weights or a dtype that overflows give others.",

@@ -5,18 +5,21 @@ from typing import Any
 from orpo_pipeline.chat_template import ChatFormat
 
 
+def stop_token_ids(chat: ChatFormat) -> list[int]:
+    """What ends an answer: the end of turn, and the tokenizer's own end of text.
+
+    With a named template they can differ.
+    """
+    return sorted({chat.end_of_turn, chat.tokenizer.eos_token_id} - {None})
+
+
 def answer_prompts(
     model: Any, chat: ChatFormat, prompts: list[list[int]], max_new_tokens: int
 ) -> list[str]:
-    """The model's greedy answers, without special tokens; prompts are padded on the left.
-
-    An answer ends with the turn that the chat template teaches, or with the tokenizer's own end of
-    text: with a named template they can differ.
-    """
+    """The model's greedy answers, without special tokens; prompts are padded on the left."""
     import torch
 
     tokenizer = chat.tokenizer
-    ends = {chat.end_of_turn, tokenizer.eos_token_id} - {None}
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id)  # (B, L)
@@ -32,7 +35,7 @@ def answer_prompts(
             do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
+            eos_token_id=stop_token_ids(chat),
         )
     texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]

@@ -1,99 +1,33 @@
 """The prepare stage: source files in; train, evaluation and quarantine files out."""
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from orpo_pipeline.base_model import resolve_base_model
 from orpo_pipeline.chat_template import (
-    TokenizedPair,
+    ChatFormat,
     format_identity,
     load_chat_format,
     tokenize_pairs,
 )
 from orpo_pipeline.dialects import parse_pair, prompt_id, row_id
-from orpo_pipeline.quality import RULES_VERSION, find_contradictions, first_defect
+from orpo_pipeline.gate import EVAL, TRAIN, Gate, Row, as_json
+from orpo_pipeline.prepared_files import EXAMPLES_PER_CODE, RECORD, publish_prepared
+from orpo_pipeline.quality import find_contradictions, first_defect
 from orpo_pipeline.sources import RawRow, SourceFile, find_files, read_rows, unreadable
 from orpo_pipeline.splits import is_held_out
-from orpo_pipeline.stages import (
-    code_version,
-    file_sha256,
-    fingerprint,
-    is_complete,
-    new_stage,
-)
+from orpo_pipeline.stages import code_version, file_sha256, fingerprint, is_complete
 from schemas.config import RunConfig
 from schemas.errors import UserError
-from schemas.frames import CONVERSATION, TOKEN_IDS, PreparedPairs, Quarantine
-from schemas.pairs import Conversation, Defect, DefectCode, Origin, Pair
+from schemas.pairs import Defect, DefectCode, Pair
 from schemas.results import BaseModelRecord, PreparedData
 
 BATCH = 512
-EXAMPLES_PER_CODE = 3
-TRAIN, EVAL = "train", "eval"
-RECORD = "record.json"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is counted, how many are done, and how many there are (0: not known)."""
-
-
-@dataclass(slots=True)
-class Row:
-    """A pair on its way through the gate."""
-
-    pair: Pair
-    row_id: str
-    prompt_id: str
-    split: str
-    tokens: TokenizedPair | None = None
-
-
-@dataclass(slots=True)
-class Gate:
-    """Rows that are still in, and everything that is not, with its reason."""
-
-    rows_in: int = 0
-    duplicates: int = 0
-    rows: list[Row] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-
-    def reject(self, origin: Origin, split: str, defect: Defect, row: str) -> None:
-        # A reason may quote the row, and with it half a surrogate pair that no file can hold.
-        reason = defect.reason.encode(errors="backslashreplace").decode()
-        self.quarantine.append(
-            {
-                "origin_file": origin.file,
-                "origin_row": origin.row,
-                "split": split,
-                "code": defect.code.value,
-                "reason": reason,
-                "row": row,
-            }
-        )
-
-    def filter(self, verdict: Callable[[int, Row], Defect | None]) -> None:
-        """Keep the rows without a verdict, quarantine the others."""
-        kept = []
-        for index, row in enumerate(self.rows):
-            defect = verdict(index, row)
-            if defect is None:
-                kept.append(row)
-            else:
-                self.reject(row.pair.origin, row.split, defect, _as_json(asdict(row.pair)))
-        self.rows = kept
-        self.check()
-
-    def check(self) -> None:
-        """Nothing disappears: rows in = kept + quarantined + duplicates."""
-        accounted = len(self.rows) + len(self.quarantine) + self.duplicates
-        if accounted != self.rows_in:
-            raise AssertionError(f"{self.rows_in} rows came in, {accounted} are accounted for")
 
 
 def find_prepared(
@@ -146,12 +80,13 @@ def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     done = load_prepared(folder, base_model)
     if done is not None:
         return done
+    chat = load_chat_format(base_model.path, config.chat.template)
     gate = read_gate(files, config, progress)
     _check_repetition(gate)
     _check_leakage(gate, separate_eval=config.data.eval_split is not None)
-    _check_tokens(gate, config, base_model, progress)
+    _check_tokens(gate, chat, config.chat.max_length, progress)
     _check_budget(gate, config)
-    return _publish(gate, folder, config, base_model)
+    return publish_prepared(gate, folder, chat, base_model)
 
 
 def read_gate(files: dict[str, list[SourceFile]], config: RunConfig, progress: Progress) -> Gate:
@@ -183,7 +118,7 @@ def _read_row(gate: Gate, raw: RawRow, split: str) -> None:
             return
     else:
         defect = pair
-    gate.reject(raw.origin, split, defect, _as_json(raw.value))
+    gate.reject(raw.origin, split, defect, as_json(raw.value))
 
 
 def _check_repetition(gate: Gate) -> None:
@@ -211,14 +146,11 @@ def _check_leakage(gate: Gate, separate_eval: bool) -> None:
     )
 
 
-def _check_tokens(
-    gate: Gate, config: RunConfig, base_model: BaseModelRecord, progress: Progress
-) -> None:
-    chat = load_chat_format(base_model.path, config.chat.template)
+def _check_tokens(gate: Gate, chat: ChatFormat, max_length: int, progress: Progress) -> None:
     verdicts: dict[int, Defect] = {}
     for start in range(0, len(gate.rows), BATCH):
         batch = gate.rows[start : start + BATCH]
-        results = tokenize_pairs([row.pair for row in batch], chat, config.chat.max_length)
+        results = tokenize_pairs([row.pair for row in batch], chat, max_length)
         for index, (row, result) in enumerate(zip(batch, results, strict=True), start):
             if isinstance(result, Defect):
                 verdicts[index] = result
@@ -259,128 +191,3 @@ def _examples(quarantine: list[dict[str, Any]]) -> str:
     return " For example: " + "; ".join(
         f"{row['origin_file']}:{row['origin_row']} {row['code']} ({row['reason']})" for row in shown
     )
-
-
-def dataset_id(row_ids: Iterable[str]) -> str:
-    """SHA-256 over the sorted row ids and the rules' version: order and file names are nothing."""
-    digest = hashlib.sha256(f"rules {RULES_VERSION}\n".encode())
-    digest.update("\n".join(sorted(row_ids)).encode())
-    return digest.hexdigest()
-
-
-def _publish(
-    gate: Gate, folder: Path, config: RunConfig, base_model: BaseModelRecord
-) -> PreparedData:
-    frames = {
-        split: _frame([row for row in gate.rows if row.split == split]) for split in (TRAIN, EVAL)
-    }
-    quarantine = Quarantine.validate(pl.DataFrame(gate.quarantine, schema=_quarantine_schema()))
-    quarantined = dict(Counter(row["code"] for row in gate.quarantine).most_common())
-    record = PreparedData(
-        path=folder,
-        prepared_id=folder.name,
-        dataset_id=dataset_id(row.row_id for row in gate.rows),
-        base_model=base_model,
-        rows_in=gate.rows_in,
-        train_pairs=frames[TRAIN].height,
-        eval_pairs=frames[EVAL].height,
-        duplicates=gate.duplicates,
-        quarantined=quarantined,
-        longest_pair=max(row.tokens.longest for row in gate.rows if row.tokens),
-    )
-    chat = load_chat_format(base_model.path, config.chat.template)
-    with new_stage(folder) as temporary:
-        for split, frame in frames.items():
-            frame.write_parquet(temporary / f"{split}.parquet")
-        quarantine.write_parquet(temporary / "quarantine.parquet")
-        report = _report(record, gate)
-        text = json.dumps(report, indent=1, ensure_ascii=False)
-        (temporary / "report.json").write_text(text, encoding="utf-8")
-        chat.tokenizer.save_pretrained(temporary / "tokenizer")
-        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-    return record
-
-
-def _frame(rows: list[Row]) -> pl.DataFrame:
-    """Rows by id, so that file order changes nothing downstream."""
-    schema: dict[str, Any] = {
-        "row_id": pl.String,
-        "prompt_id": pl.String,
-        "prompt": CONVERSATION,
-        "chosen": CONVERSATION,
-        "rejected": CONVERSATION,
-        "prompt_ids": TOKEN_IDS,
-        "chosen_ids": TOKEN_IDS,
-        "rejected_ids": TOKEN_IDS,
-        "origin_file": pl.String,
-        "origin_row": pl.Int64,
-    }
-    values = [
-        {
-            "row_id": row.row_id,
-            "prompt_id": row.prompt_id,
-            "prompt": _plain(row.pair.prompt),
-            "chosen": _plain(row.pair.chosen),
-            "rejected": _plain(row.pair.rejected),
-            "prompt_ids": row.tokens.prompt,
-            "chosen_ids": row.tokens.chosen,
-            "rejected_ids": row.tokens.rejected,
-            "origin_file": row.pair.origin.file,
-            "origin_row": row.pair.origin.row,
-        }
-        for row in sorted(rows, key=lambda row: row.row_id)
-        if row.tokens
-    ]
-    return PreparedPairs.validate(pl.DataFrame(values, schema=schema))
-
-
-def _plain(conversation: Conversation) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in conversation]
-
-
-def _quarantine_schema() -> dict[str, Any]:
-    text = dict.fromkeys(("split", "code", "reason", "row"), pl.String)
-    return {"origin_file": pl.String, "origin_row": pl.Int64, **text}
-
-
-def _report(record: PreparedData, gate: Gate) -> dict[str, Any]:
-    """What became of the rows, with examples; lengths in tokens."""
-    examples: dict[str, list[dict[str, Any]]] = {}
-    for row in gate.quarantine:
-        shown = examples.setdefault(row["code"], [])
-        if len(shown) < EXAMPLES_PER_CODE:
-            shown.append({**row, "row": row["row"][:300]})
-    tokens = [row.tokens for row in gate.rows if row.tokens]
-    longer = sum(len(t.chosen) > len(t.rejected) for t in tokens)
-    return {
-        "dataset_id": record.dataset_id,
-        "prepared_id": record.prepared_id,
-        "rows_in": record.rows_in,
-        "kept": {"train": record.train_pairs, "eval": record.eval_pairs},
-        "duplicates": record.duplicates,
-        "quarantined": record.quarantined,
-        "examples": examples,
-        "tokens": {
-            part: _spread([len(getattr(t, part)) for t in tokens])
-            for part in ("prompt", "chosen", "rejected")
-        },
-        "longest_pair": record.longest_pair,
-        "chosen_longer_share": round(longer / len(tokens), 4),
-    }
-
-
-def _spread(lengths: list[int]) -> dict[str, float]:
-    series = pl.Series(lengths)
-    return {
-        "median": float(series.median() or 0),  # type: ignore[arg-type]
-        "p95": float(series.quantile(0.95) or 0),
-        "max": float(series.max() or 0),  # type: ignore[arg-type]
-        "total": float(series.sum()),
-    }
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=True, default=str)
-    except RecursionError:  # it was just shallow enough to be read
-        return "(nested too deeply to be shown)"

@@ -55,13 +55,15 @@ def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord) -> A
         revision=base.revision,
     )
     try:
-        return peft.get_peft_model(model, config)
+        wrapped = peft.get_peft_model(model, config)
     except ValueError as error:
         raise UserError(
             f"No adapter can be put on {base.name}: {error}",
             f"linear layers named {', '.join(lora.target_modules)}.",
             "Set lora.target_modules to names of this model's linear layers.",
         ) from error
+    config.base_model_name_or_path = base.address  # not this machine's hub cache
+    return wrapped
 
 
 def attach_saved_adapter(model: Any, folder: Path) -> Any:

@@ -69,7 +69,7 @@ def load_adapter(home: Path, identity: str) -> TrainedAdapter | None:
     if not is_complete(folder):
         return None
     record = TrainedAdapter.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-    return record.model_copy(update={"reused": True})
+    return record.model_copy(update={"reused": True, "path": folder})
 
 
 def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) -> TrainedAdapter:
@@ -164,6 +164,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return points
+
+
+def require_idle(home: Path, identity: str) -> None:
+    """Raise EnvironmentFault when another process is running this training now."""
+    work = home / "training" / identity
+    if work.is_dir():
+        with _lock(work):
+            return
 
 
 @contextmanager

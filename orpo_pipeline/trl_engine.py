@@ -20,7 +20,7 @@ from orpo_pipeline.checkpoints import (
 )
 from orpo_pipeline.engine import EngineRun
 from schemas.config import TrainingConfig
-from schemas.errors import PipelineError
+from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 
 OPTIMIZERS = {
@@ -44,7 +44,7 @@ LABEL_IGNORED = -100
 
 
 def train_with_trl(run: EngineRun) -> int:
-    """Train as `EngineRun` says. Raises PipelineError on a non-finite loss."""
+    """Train as `EngineRun` says. Raises UserError on a non-finite loss."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # TRL's own switch for its import warning
     from peft import load_peft_weights, set_peft_model_state_dict
     from transformers.trainer_callback import PrinterCallback
@@ -157,10 +157,10 @@ def _reporting(run: EngineRun) -> Any:
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raise PipelineError when a figure is NaN or infinite, naming it and the step."""
+    """Raise UserError when a figure is NaN or infinite, naming it and the step."""
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
-        raise PipelineError(
+        raise UserError(
             f"{', '.join(broken)} became non-finite at step {step}; training stopped there.",
             "finite losses and gradients.",
             "Lower training.learning_rate, or train in a wider model.dtype. "

@@ -35,7 +35,7 @@ class DataConfig(Section):
     """`embedded` (the packaged pairs), a file, a folder, a glob, or a hub id `owner/name`."""
 
     revision: str | None = None
-    """Commit, tag or branch of a hub id. Unset: the newest commit, recorded with the run."""
+    """Commit, tag or branch of a hub id. Unset: the newest commit."""
 
     train_split: str = "train"
     """Files of a folder or hub id to train on: those named `SPLIT.*` or `SPLIT-*`."""

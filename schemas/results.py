@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.plan import ModelShape
+from schemas.plan import ModelShape, TrainingPlan
 
 
 class Record(BaseModel):
@@ -23,6 +23,16 @@ class BaseModelRecord(Record):
     """Hub commit, or the SHA-256 of the weights."""
     licence: str | None = None
     shape: ModelShape
+
+    @property
+    def is_hub_snapshot(self) -> bool:
+        """The hub cache names a snapshot's folder by its commit."""
+        return self.path.name == self.revision
+
+    @property
+    def address(self) -> str:
+        """What `from_pretrained` takes: a hub id where there is one, else the folder."""
+        return self.name if self.is_hub_snapshot else str(self.path)
 
 
 class PreparedData(Record):
@@ -101,6 +111,7 @@ class PipelineResult(Record):
     """What one run of the main job produced."""
 
     prepared: PreparedData
+    plan: TrainingPlan
     adapter: TrainedAdapter
     evaluation: EvaluationReport
     version: RegisteredVersion

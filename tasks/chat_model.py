@@ -24,6 +24,7 @@ class ChatModel(PythonModel):
 
         adapter = context.artifacts["adapter"]
         settings = json.loads((Path(adapter) / "serving.json").read_text(encoding="utf-8"))
+        self.stop_token_ids = settings["stop_token_ids"]
         dtype = getattr(torch, settings["dtype"])
         quantization = None
         if settings["quantization"] == "nf4":
@@ -73,7 +74,7 @@ class ChatModel(PythonModel):
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=self.stop_token_ids,
             )
         answer = output[0, inputs["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()

@@ -26,8 +26,8 @@ def prepare_data(config: RunConfig) -> PreparedData:
     home = state_home()
     with StageProgress("prepare") as progress:
         if not needs_dequantising(config.model, home):
-            folder, _, _ = find_prepared(config, home, progress)
-            done = load_prepared(folder)
+            folder, base_model, _ = find_prepared(config, home, progress)
+            done = load_prepared(folder, base_model)
             if done is not None:
                 return done
 

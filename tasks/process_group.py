@@ -98,6 +98,11 @@ def end_processes(home: Path, is_wanted: Callable[[str], bool], grace: float) ->
     return count
 
 
+def belongs_to_up(role: str) -> bool:
+    """Whether `up` started it; an `orpo-pipeline run` in another terminal is left alone."""
+    return not role.startswith(RUN)
+
+
 def mark_run(home: Path) -> None:
     """Mark this process's children as of one `orpo-pipeline run`, and end what dead ones left.
 

@@ -24,6 +24,7 @@ class StageProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
             console=self.console,
             disable=not self.draws,
         )
@@ -42,13 +43,13 @@ class StageProgress:
     ) -> None:
         self.bars.stop()
 
-    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+    def __call__(self, what: str, done: int = 0, total: int = 0, figures: str = "") -> None:
         if self.draws:
-            self._draw(what, done, total)
+            self._draw(what, done, total, figures)
         else:
-            self._write(what, done, total)
+            self._write(what, done, total, figures)
 
-    def _write(self, what: str, done: int, total: int) -> None:
+    def _write(self, what: str, done: int, total: int, figures: str) -> None:
         if what != self.shown:
             self.shown, self.next_line = what, 0.0
         share = done / total if total else self.next_line
@@ -56,15 +57,17 @@ class StageProgress:
             return
         self.next_line = share + LINE_EVERY
         line = f"{what}: {done:,} of {total:,}" if total else what
+        line += f" ({figures})" if figures else ""
         if self.in_deployment:
             get_run_logger().info(line)
         else:
             self.console.print(f"{self.stage}: {line}", highlight=False, markup=False)
 
-    def _draw(self, what: str, done: int, total: int) -> None:
+    def _draw(self, what: str, done: int, total: int, figures: str) -> None:
         if what != self.shown:
             for task in self.bars.tasks:
                 self.bars.update(task.id, total=task.total or 1, completed=task.total or 1)
             self.shown = what
-            self.bars.add_task(f"{self.stage:<9}{what}", total=total or None)
-        self.bars.update(self.bars.tasks[-1].id, completed=done, total=total or None)
+            self.bars.add_task(f"{self.stage:<9}{what}", total=total or None, figures="")
+        bar = self.bars.tasks[-1].id
+        self.bars.update(bar, completed=done, total=total or None, figures=figures)

@@ -5,7 +5,9 @@ from typing import Any
 
 import polars as pl
 
+from orpo_pipeline.chat_template import load_chat_format
 from orpo_pipeline.figures import data_funnel, margin_histogram, training_curves
+from orpo_pipeline.generation import stop_token_ids
 from orpo_pipeline.planning import plan_table
 from orpo_pipeline.promotion import should_promote
 from orpo_pipeline.training import read_metrics
@@ -16,6 +18,7 @@ from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 DECISION_TAG = "orpo.decision"
+DECIDED_ON_TAG = "orpo.decided_on"
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -39,7 +42,8 @@ def record_run(
 ) -> None:
     """Log everything of a run that is not logged yet: data, plan, curves, figures, answers."""
     client = tracker.client
-    if RECORDED_TAG in client.get_run(run_id).data.tags:
+    recorded = client.get_run(run_id).data.tags.get(RECORDED_TAG)
+    if recorded == evaluation.path.name:
         return
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
@@ -57,8 +61,7 @@ def record_run(
         "data/duplicates": prepared.duplicates,
         "train/seconds": adapter.seconds,
     }
-    last = {"step": adapter.steps, "values": {**summary, **data}}
-    tracker.deliver_points(run_id, [last])
+    tracker.log_points(run_id, [{"step": adapter.steps, "values": {**summary, **data}}])
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
     client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
@@ -69,9 +72,19 @@ def record_run(
     client.log_figure(run_id, margin_histogram(scores), "figures/margins.png")
     answers = json.loads((evaluation.path / "generations.json").read_text(encoding="utf-8"))
     if answers:
-        columns = {name: [row[name] for row in answers] for name in answers[0]}
-        client.log_table(run_id, columns, "generations.json")
-    client.set_tag(run_id, RECORDED_TAG, "yes")
+        log_answers(tracker, run_id, answers, again=recorded is not None)
+    client.set_tag(run_id, RECORDED_TAG, evaluation.path.name)
+
+
+def log_answers(tracker: Tracker, run_id: str, answers: list[dict[str, str]], again: bool) -> None:
+    """The side-by-side answers as a table. MLflow's own call appends, so a second one replaces."""
+    columns = list(answers[0])
+    if not again:
+        table = {name: [row[name] for row in answers] for name in columns}
+        tracker.client.log_table(run_id, table, "generations.json")
+        return
+    rows = [[row[name] for name in columns] for row in answers]
+    tracker.client.log_dict(run_id, {"columns": columns, "data": rows}, "generations.json")
 
 
 def plan_markdown(plan: TrainingPlan) -> str:
@@ -99,42 +112,61 @@ def register_version(
     tag = f"tags.`{ADAPTER_TAG}` = '{adapter.adapter_id}'"
     found = tracker.client.search_model_versions(f"name = '{name}' and {tag}")
     if found:
-        return str(found[0].version), True
-    tracker.ensure_model(name)
-    model_uri, model_id = tracker.log_model(
-        run_id,
-        adapter_files={file: adapter.path / file for file in ADAPTER_FILES},
-        serving=serving_config(prepared, plan),
-        packages=SERVING_PACKAGES,
-    )
-    version = tracker.client.create_model_version(
-        name,
-        model_uri,
-        run_id=run_id,
-        model_id=model_id,
-        tags={
-            ADAPTER_TAG: adapter.adapter_id,
-            "orpo.dataset_id": prepared.dataset_id,
-            "orpo.base_model": prepared.base_model.name,
-            "orpo.base_revision": prepared.base_model.revision,
-            "pair_accuracy": f"{evaluation.candidate.accuracy:.4f}",
-            "pair_accuracy_of_base": f"{evaluation.base.accuracy:.4f}",
-            "eval_pairs": str(evaluation.candidate.pairs),
-        },
-        description=describe_version(prepared, adapter, evaluation),
-    )
-    return str(version.version), False
+        version = str(found[0].version)
+    else:
+        tracker.ensure_model(name)
+        model_uri, model_id = tracker.log_model(
+            run_id,
+            adapter_files={file: adapter.path / file for file in ADAPTER_FILES},
+            serving=serving_config(prepared, plan),
+            packages=SERVING_PACKAGES,
+        )
+        created = tracker.client.create_model_version(
+            name,
+            model_uri,
+            run_id=run_id,
+            model_id=model_id,
+            tags={
+                ADAPTER_TAG: adapter.adapter_id,
+                "orpo.dataset_id": prepared.dataset_id,
+                "orpo.base_model": prepared.base_model.name,
+                "orpo.base_revision": prepared.base_model.revision,
+            },
+        )
+        version = str(created.version)
+    describe(tracker, version, prepared, adapter, evaluation)
+    return version, bool(found)
+
+
+def describe(
+    tracker: Tracker,
+    version: str,
+    prepared: PreparedData,
+    adapter: TrainedAdapter,
+    evaluation: EvaluationReport,
+) -> None:
+    """The version's text and figures: those of its newest evaluation."""
+    name = tracker.config.model_name
+    figures = {
+        "pair_accuracy": f"{evaluation.candidate.accuracy:.4f}",
+        "pair_accuracy_of_base": f"{evaluation.base.accuracy:.4f}",
+        "eval_pairs": str(evaluation.candidate.pairs),
+    }
+    for key, value in figures.items():
+        tracker.client.set_model_version_tag(name, version, key, value)
+    text = describe_version(prepared, adapter, evaluation)
+    tracker.client.update_model_version(name, version, description=text)
 
 
 def serving_config(prepared: PreparedData, plan: TrainingPlan) -> dict[str, Any]:
     """What the model's code needs to load the same base model in the same precision."""
     base = prepared.base_model
-    is_hub_snapshot = base.path.name == base.revision
     return {
-        "base_model": base.name if is_hub_snapshot else str(base.path),
-        "base_is_local": not is_hub_snapshot,
+        "base_model": base.address,
+        "base_is_local": not base.is_hub_snapshot,
         "base_name": base.name,
         "base_revision": base.revision,
+        "stop_token_ids": stop_token_ids(load_chat_format(prepared.path / "tokenizer", None)),
         "dtype": plan.dtype.value,
         "quantization": plan.quantization.value,
     }
@@ -160,19 +192,23 @@ def describe_version(
 def assign_alias(
     tracker: Tracker, version: str, evaluation: EvaluationReport, gate: GateConfig
 ) -> Choice[bool]:
-    """Give the version its alias, once: `champion` when it is the first that deserves it."""
+    """Give the version its alias: `champion` when it is the first that deserves it.
+
+    Decided once for each evaluation and gate; a champion keeps its alias here whatever comes.
+    """
     client, name = tracker.client, tracker.config.model_name
-    model_version = client.get_model_version(name, version)
-    if DECISION_TAG in model_version.tags:
-        became_champion = CHAMPION in model_version.aliases
-        return Choice(value=became_champion, because=model_version.tags[DECISION_TAG])
-    aliases = client.get_registered_model(name).aliases
-    champion = aliases.get(CHAMPION)
-    if champion == version:  # a crash came between the alias and the tag below
-        champion = None
-    decision = should_promote(evaluation, gate, champion)
-    client.set_registered_model_alias(name, CHAMPION if decision.value else CHALLENGER, version)
+    tags = client.get_model_version(name, version).tags
+    decided_on = f"{evaluation.path.name} {gate.min_accuracy_gain}"
+    champion = client.get_registered_model(name).aliases.get(CHAMPION)
+    champion = str(champion) if champion is not None else None
+    if tags.get(DECIDED_ON_TAG) == decided_on:
+        return Choice(value=champion == version, because=tags[DECISION_TAG])
+    decision = should_promote(evaluation, gate, None if champion == version else champion)
+    if champion != version:
+        alias = CHAMPION if decision.value else CHALLENGER
+        client.set_registered_model_alias(name, alias, version)
     client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
+    client.set_model_version_tag(name, version, DECIDED_ON_TAG, decided_on)
     return decision
 
 

@@ -18,7 +18,7 @@ from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
 from tasks.home import enable_wal, mlflow_database, mlflow_store
 from tasks.ports import HOST, require_free
-from tasks.process_group import Child, end_processes
+from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.servers_file import (
     ProcessIdentity,
     ServersFile,
@@ -47,6 +47,10 @@ WORKER_GRACE_SECONDS = 7.0
 SERVER_GRACE_SECONDS = 4.0
 
 
+def _is_worker_or_below(role: str) -> bool:
+    return belongs_to_up(role) and role not in (PREFECT, MLFLOW)
+
+
 class _StopRequested(Exception):
     """Ctrl-C, SIGTERM, or the terminal was closed."""
 
@@ -70,7 +74,7 @@ def run_servers(
     _require_two_ports(prefect_port, mlflow_port)
     exit_code = 0
     with _only_one(home):
-        leftovers = end_processes(home, lambda role: True, SERVER_GRACE_SECONDS)
+        leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
         require_free(prefect_port, "Prefect", "--prefect-port")
@@ -152,11 +156,11 @@ class _Supervisor:
         """Worker and its runs first, because they report their end to the servers."""
         if self.servers:
             self.console.print("Stopping.")
-        end_processes(self.home, lambda role: role not in (PREFECT, MLFLOW), WORKER_GRACE_SECONDS)
+        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
         with suppress(EnvironmentFault):  # the server may be what died; the next `up` does it then
             if WORKER in self.servers:
                 prefect_api.crash_abandoned_runs(self.api, timeout=1)
-        end_processes(self.home, lambda role: True, SERVER_GRACE_SECONDS)
+        end_processes(self.home, belongs_to_up, SERVER_GRACE_SECONDS)
         remove_servers_file(self.home)
 
     def _start_server(self, role: str, command: list[str]) -> None:

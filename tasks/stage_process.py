@@ -22,11 +22,17 @@ LOG_LINES = 15
 R = TypeVar("R", bound=Record)
 
 
-def run_stage(job: Job, record: type[R], on_event: Callable[[Event], None]) -> R:
+def run_stage(
+    job: Job,
+    record: type[R],
+    on_event: Callable[[Event], None],
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> R:
     """Run a job in a child process and return its record.
 
     Every event is passed to `on_event` as it comes. When this process raises (cancel, timeout,
-    Ctrl-C), the child is told to stop, and has stopped when the exception leaves here.
+    Ctrl-C), `on_interrupt` is called, the child is told to stop, and has stopped when the exception
+    leaves here.
 
     Raises the child's own error, or PipelineError with the end of its log when it died without.
     """
@@ -55,6 +61,9 @@ def run_stage(job: Job, record: type[R], on_event: Callable[[Event], None]) -> R
                     last = EVENT.validate_json(line)
                     on_event(last)
                 process.wait()
+            except BaseException:
+                on_interrupt()  # now: who cancels may not wait for the child's last checkpoint
+                raise
             finally:
                 stop(process)
     if isinstance(last, Done) and process.returncode == 0:

@@ -9,10 +9,11 @@ import logging
 import os
 import shutil
 import time
-import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from typing import Any
 
 from orpo_pipeline.planning import plan_table
 from schemas.config import RegistryConfig, RunConfig
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.home import enable_wal, mlflow_artifacts, mlflow_database, mlflow_store
@@ -29,6 +30,7 @@ ADAPTER_TAG = "orpo.adapter_id"
 RECORDED_TAG = "orpo.recorded"
 """Set when everything of a run has been logged."""
 
+SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 LOSS = "train/loss"
 HEALTH_SECONDS = 10
 QUIET_SECONDS = 30.0
@@ -48,12 +50,18 @@ def tracking_uri(config: RegistryConfig, home: Path) -> str:
 def require_tracking(config: RegistryConfig, home: Path) -> None:
     """Raise EnvironmentFault when a configured tracking server does not answer."""
     uri = tracking_uri(config, home)
-    if not uri.startswith(("http://", "https://")):
+    if not uri.startswith(SCHEMES):
+        raise UserError(
+            f"The tracking URI {uri!r} is none that MLflow can record in.",
+            f"a URI that starts with one of {', '.join(SCHEMES)}.",
+            "Correct registry.tracking_uri or MLFLOW_TRACKING_URI, or unset both.",
+        )
+    if not uri.startswith("http"):
         return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS):
             return
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise EnvironmentFault(
             f"The MLflow tracking server {uri} does not answer: {error}.",
             "a running MLflow server.",
@@ -84,6 +92,13 @@ class Tracker:
 
         name = self.config.experiment
         found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"The MLflow experiment {name!r} is deleted.",
+                "an experiment that is not in MLflow's trash.",
+                f"`mlflow experiments restore -x {found.experiment_id}`, or name another one in "
+                "registry.experiment.",
+            )
         if found is not None:
             return str(found.experiment_id)
         embedded = self.uri == mlflow_store(self.home)
@@ -110,11 +125,13 @@ class Tracker:
         """The run of a logical training: found and reopened, or made."""
         run_id = self.find_run(adapter_id)
         if run_id is None:
+            self.last_step = 0
             run = self.client.create_run(
                 self.experiment_id(), tags={ADAPTER_TAG: adapter_id}, run_name=adapter_id[:8]
             )
             return str(run.info.run_id)
-        self.client.update_run(run_id, status="RUNNING")
+        if self.client.get_run(run_id).info.status != "FINISHED":  # that one keeps its end time
+            self.client.update_run(run_id, status="RUNNING")
         history = self.client.get_metric_history(run_id, LOSS)
         self.last_step = max((metric.step for metric in history), default=0)
         return run_id
@@ -136,7 +153,6 @@ class Tracker:
         }
         self.client.log_batch(
             run_id,
-            # A parameter cannot be changed; of a continued run only save_steps could differ.
             params=[Param(key, value) for key, value in params.items() if key not in recorded],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
@@ -148,27 +164,38 @@ class Tracker:
         if step <= self.last_step or time.monotonic() < self.quiet_until:
             return  # a continued training repeats steps that are recorded already
         try:
-            self.deliver_points(run_id, [{"step": step, "values": values}])
+            self.log_points(run_id, [{"step": step, "values": values}])
         except (MlflowException, OSError) as error:
             log.warning("MLflow did not take step %d (delivered later): %s", step, error)
             self.quiet_until = time.monotonic() + QUIET_SECONDS
 
     def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """Log the points that the run does not have yet: no gap, nothing twice."""
+        names = {name for point in points for name in point["values"]}
+        known = {
+            name: {metric.step for metric in self.client.get_metric_history(run_id, name)}
+            for name in names
+        }
+        missing = [
+            {
+                "step": point["step"],
+                "values": {
+                    n: v for n, v in point["values"].items() if point["step"] not in known[n]
+                },
+            }
+            for point in points
+        ]
+        self.log_points(run_id, missing)
+
+    def log_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
+        """Log points as they are."""
         from mlflow.entities import Metric
 
-        names = {name for point in points for name in point["values"]}
         now = int(time.time() * 1000)
-        known = {
-            name: {m.step for m in self.client.get_metric_history(run_id, name)}
-            for name in names
-            if len(points) > 1
-        }
         metrics = [
             Metric(name, value, now, point["step"])
             for point in points
             for name, value in point["values"].items()
-            if point["step"] not in known.get(name, ())
         ]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
@@ -180,11 +207,11 @@ class Tracker:
             yield
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            self._close_quietly(run_id, status)
+            self.close_run(run_id, status)
             raise
 
-    def _close_quietly(self, run_id: str, status: str) -> None:
-        """The first error matters; one of MLflow's on top of it is only logged."""
+    def close_run(self, run_id: str, status: str) -> None:
+        """Record FAILED or KILLED. The first error matters: one of MLflow's here is only logged."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -228,7 +255,12 @@ class Tracker:
         mlflow.set_registry_uri(self.uri)
         requirements = [f"mlflow=={version('mlflow')}"]
         requirements += [f"{name}=={version(name).split('+')[0]}" for name in packages]
-        with TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
+        with (
+            TemporaryDirectory() as scratch,
+            warnings.catch_warnings(),
+            mlflow.start_run(run_id=run_id),
+        ):
+            warnings.simplefilter("ignore")  # it asks for type hints, which would drop the params
             adapter = Path(scratch) / "adapter"
             adapter.mkdir()
             for name, path in adapter_files.items():
@@ -245,8 +277,9 @@ class Tracker:
         return str(info.model_uri), str(info.model_id)
 
     def finish_run(self, run_id: str) -> None:
-        """Mark the run FINISHED."""
-        self.client.set_terminated(run_id, "FINISHED")
+        """Mark the run FINISHED, once: its end time is the training's, not of a later look."""
+        if self.client.get_run(run_id).info.status != "FINISHED":
+            self.client.set_terminated(run_id, "FINISHED")
 
 
 def chat_signature() -> Any:

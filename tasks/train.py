@@ -1,10 +1,11 @@
 """Task `train`: the adapter, trained in a child process, its figures live in MLflow."""
 
+import shutil
 from datetime import timedelta
 
 from prefect import task
 
-from orpo_pipeline.training import adapter_id, load_adapter, read_metrics
+from orpo_pipeline.training import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
@@ -23,19 +24,30 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
     identity = adapter_id(config, prepared, plan)
     done = load_adapter(home, identity)
     if done is not None:
+        # What a crash between publishing and tidying up has left.
+        shutil.rmtree(home / "training" / identity, ignore_errors=True)
         return done
+    require_idle(home, identity)  # before the run is opened, which another process may be filling
     tracker = Tracker(config.registry, home)
     run_id = tracker.open_run(identity)
-    tracker.describe_run(run_id, config, prepared, plan)
     job = TrainJob(config=config, home=home, prepared=prepared, plan=plan, adapter_id=identity)
     with StageProgress("train") as progress, tracker.failure_recorded(run_id):
+        tracker.describe_run(run_id, config, prepared, plan)
+        figures = ""
 
         def on_event(event: Event) -> None:
+            nonlocal figures
             if isinstance(event, Progress):
-                progress(event.what, event.done, event.total)
+                progress(event.what, event.done, event.total, figures)
             elif isinstance(event, Metrics):
+                figures = _in_words(event)
                 tracker.log_point_live(run_id, event.step, event.values)
 
-        adapter = run_stage(job, TrainedAdapter, on_event)
-    tracker.deliver_points(run_id, read_metrics(adapter.path / "metrics.jsonl"))
-    return adapter
+        # `register` delivers what the tracking server missed.
+        return run_stage(job, TrainedAdapter, on_event, lambda: tracker.close_run(run_id, "KILLED"))
+
+
+def _in_words(metrics: Metrics) -> str:
+    shown = {"loss": "train/loss", "pair accuracy": "train/pair_accuracy"}
+    known = {label: metrics.values.get(name) for label, name in shown.items()}
+    return ", ".join(f"{label} {value:.3f}" for label, value in known.items() if value is not None)

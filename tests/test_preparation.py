@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import pair_row, write_rows
 
-from orpo_pipeline.preparation import dataset_id, find_prepared, load_prepared, prepare
+from orpo_pipeline.preparation import find_prepared, load_prepared, prepare
+from orpo_pipeline.prepared_files import dataset_id
 from orpo_pipeline.stages import MANIFEST, file_sha256
 from schemas.config import RunConfig
 from schemas.errors import UserError
