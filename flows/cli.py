@@ -66,7 +66,7 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     parsed = read_config(config, overrides or ())
     use_state_folder(debug)
     from flows.summary import plan_as_table
-    from orpo_pipeline.planning import plan_training
+    from orpo_pipeline.planning.plan import plan_training
     from tasks.plan import probe_in_child
     from tasks.prepare import prepare_data
 

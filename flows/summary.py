@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from orpo_pipeline.planning import plan_table
+from orpo_pipeline.planning.plan import plan_table
 from schemas.plan import TrainingPlan
 from schemas.results import PipelineResult
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from orpo_pipeline.training import Interrupted
+from orpo_pipeline.training.train import Interrupted
 from schemas.errors import PipelineError
 from schemas.jobs import JOB, Done, Event, Failed, Job, Metrics, PrepareJob, Progress, TrainJob
 from schemas.results import Record
@@ -54,15 +54,15 @@ def run_job(job: Job, events: Events, stop: threading.Event) -> Record:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[0]
     if isinstance(job, PrepareJob):
-        from orpo_pipeline.preparation import prepare
+        from orpo_pipeline.data.preparation import prepare
 
         return prepare(job.config, job.home, events.progress)
     if isinstance(job, TrainJob):
-        from orpo_pipeline.training import train
+        from orpo_pipeline.training.train import train
 
         events.progress("loading the model")
         return train(job, events.step, stop.is_set)
-    from orpo_pipeline.evaluation import evaluate
+    from orpo_pipeline.evaluation.evaluate import evaluate
 
     return evaluate(job, events.progress)
 

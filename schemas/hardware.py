@@ -8,7 +8,7 @@ DeviceKind = Literal["cpu", "cuda", "rocm", "mps"]
 
 
 class Probe(BaseModel):
-    """One look at the machine. Taken by `orpo_pipeline.hardware`, injected in tests."""
+    """One look at the machine. Taken by `orpo_pipeline.planning.hardware`, injected in tests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

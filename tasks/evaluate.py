@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from prefect import task
 
-from orpo_pipeline.evaluation import evaluation_folder, load_evaluation
+from orpo_pipeline.evaluation.evaluate import evaluation_folder, load_evaluation
 from schemas.config import RunConfig
 from schemas.jobs import EvaluateJob, Event, Progress
 from schemas.plan import TrainingPlan

@@ -7,7 +7,7 @@ from datetime import timedelta
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from orpo_pipeline.planning import plan_table, plan_training
+from orpo_pipeline.planning.plan import plan_table, plan_training
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.hardware import Probe
@@ -32,7 +32,7 @@ def plan(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
 
 def probe_in_child() -> Probe:
     """Probe in a process of its own, so that this one never holds a GPU context."""
-    command = [sys.executable, "-m", "orpo_pipeline.hardware"]
+    command = [sys.executable, "-m", "orpo_pipeline.planning.hardware"]
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=child_environment()
     )
@@ -40,6 +40,6 @@ def probe_in_child() -> Probe:
         raise EnvironmentFault(
             f"The hardware probe failed: {finished.stderr.strip()[-800:]}",
             "torch that can be imported and a working driver.",
-            "Run `python -m orpo_pipeline.hardware` and mend what it reports.",
+            "Run `python -m orpo_pipeline.planning.hardware` and mend what it reports.",
         )
     return Probe.model_validate_json(finished.stdout.strip().splitlines()[-1])

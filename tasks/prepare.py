@@ -5,7 +5,7 @@ from datetime import timedelta
 from prefect import task
 
 from orpo_pipeline.base_model import needs_dequantising
-from orpo_pipeline.preparation import find_prepared, load_prepared
+from orpo_pipeline.data.preparation import find_prepared, load_prepared
 from schemas.config import RunConfig
 from schemas.jobs import Event, PrepareJob, Progress
 from schemas.results import PreparedData

@@ -5,12 +5,12 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.chat_template import load_chat_format
-from orpo_pipeline.figures import data_funnel, margin_histogram, training_curves
-from orpo_pipeline.generation import stop_token_ids
-from orpo_pipeline.planning import plan_table
-from orpo_pipeline.promotion import should_promote
-from orpo_pipeline.training import read_metrics
+from orpo_pipeline.data.chat_template import load_chat_format
+from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram, training_curves
+from orpo_pipeline.evaluation.generation import stop_token_ids
+from orpo_pipeline.evaluation.promotion import should_promote
+from orpo_pipeline.planning.plan import plan_table
+from orpo_pipeline.training.train import read_metrics
 from schemas.config import GateConfig
 from schemas.plan import Choice, TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from orpo_pipeline.planning import plan_table
+from orpo_pipeline.planning.plan import plan_table
 from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.plan import TrainingPlan

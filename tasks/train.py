@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from prefect import task
 
-from orpo_pipeline.training import adapter_id, load_adapter, require_idle
+from orpo_pipeline.training.train import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan

@@ -9,10 +9,10 @@ import pytest
 from rows import pair_row, write_rows
 
 from orpo_pipeline.base_model import embedded_gguf
-from orpo_pipeline.hardware import probe_hardware
-from orpo_pipeline.planning import plan_training
-from orpo_pipeline.preparation import prepare
-from orpo_pipeline.training import adapter_id
+from orpo_pipeline.data.preparation import prepare
+from orpo_pipeline.planning.hardware import probe_hardware
+from orpo_pipeline.planning.plan import plan_training
+from orpo_pipeline.training.train import adapter_id
 from schemas.config import RunConfig
 from schemas.hardware import Probe
 from schemas.jobs import TrainJob

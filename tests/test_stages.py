@@ -258,28 +258,28 @@ def replace_once(path: Path, old: str, new: str) -> None:
 
 
 def test_code_version_follows_a_deep_import_and_not_a_comment(our_code: Path) -> None:
-    before = version_in(our_code, "orpo_pipeline.training")
+    before = version_in(our_code, "orpo_pipeline.training.train")
     errors = our_code / "schemas" / "errors.py"
     errors.write_text("# A comment.\n" + errors.read_text() + "\n\n# Another one.\n")
-    assert version_in(our_code, "orpo_pipeline.training") == before
+    assert version_in(our_code, "orpo_pipeline.training.train") == before
     # training -> stages -> schemas.errors
     replace_once(our_code / "schemas" / "errors.py", "exit_code = 3", "exit_code = 4")
-    assert version_in(our_code, "orpo_pipeline.training") != before
+    assert version_in(our_code, "orpo_pipeline.training.train") != before
 
 
 def test_code_version_of_preparation_follows_its_rules(our_code: Path) -> None:
-    before = version_in(our_code, "orpo_pipeline.preparation")
+    before = version_in(our_code, "orpo_pipeline.data.preparation")
     # Training is no part of preparation.
-    with (our_code / "orpo_pipeline" / "training.py").open("a") as file:
+    with (our_code / "orpo_pipeline" / "training" / "train.py").open("a") as file:
         file.write("\nUNUSED = 1\n")
-    assert version_in(our_code, "orpo_pipeline.preparation") == before
-    replace_once(our_code / "orpo_pipeline" / "dialects.py", ".casefold()", ".lower()")
-    assert version_in(our_code, "orpo_pipeline.preparation") != before
+    assert version_in(our_code, "orpo_pipeline.data.preparation") == before
+    replace_once(our_code / "orpo_pipeline" / "data" / "dialects.py", ".casefold()", ".lower()")
+    assert version_in(our_code, "orpo_pipeline.data.preparation") != before
 
 
 def test_code_version_sees_a_module_imported_from_its_package(our_code: Path) -> None:
-    user = our_code / "orpo_pipeline" / "user.py"
-    user.write_text("def count():\n    from orpo_pipeline import splits\n    return splits\n")
-    before = version_in(our_code, "orpo_pipeline.user")
-    replace_once(our_code / "orpo_pipeline" / "splits.py", "split v1", "split v2")
-    assert version_in(our_code, "orpo_pipeline.user") != before
+    user = our_code / "orpo_pipeline" / "data" / "user.py"
+    user.write_text("def count():\n    from orpo_pipeline.data import splits\n    return splits\n")
+    before = version_in(our_code, "orpo_pipeline.data.user")
+    replace_once(our_code / "orpo_pipeline" / "data" / "splits.py", "split v1", "split v2")
+    assert version_in(our_code, "orpo_pipeline.data.user") != before

@@ -174,8 +174,8 @@ def test_the_version_has_an_alias_for_a_stated_reason(site: Site, first_output: 
 FRESH_PROCESS = """
 import json, sys
 import mlflow, polars as pl
-from orpo_pipeline.chat_template import TokenizedPair
-from orpo_pipeline.scoring import score_pairs
+from orpo_pipeline.data.chat_template import TokenizedPair
+from orpo_pipeline.evaluation.scoring import score_pairs
 uri, prepared = sys.argv[1:]
 mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
 model = mlflow.pyfunc.load_model("models:/tiny/1")

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from orpo_pipeline.checkpoints import newest_step
-from orpo_pipeline.training import read_metrics, train
+from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.train import read_metrics, train
 from schemas.config import RunConfig
 from schemas.errors import PipelineError, UserError
 from schemas.jobs import Event, Metrics, PrepareJob, Progress, TrainJob

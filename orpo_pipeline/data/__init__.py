@@ -1,0 +1,1 @@
+"""Preference data: read, checked, split, tokenised."""

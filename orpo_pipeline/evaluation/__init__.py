@@ -1,0 +1,1 @@
+"""Measuring models on held-out pairs, and which one may be promoted."""

@@ -1,0 +1,194 @@
+"""The evaluate stage: base model and candidate on the held-out pairs, by the same code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orpo_pipeline.data.chat_template import ChatFormat, TokenizedPair, load_chat_format
+from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
+from schemas.config import RunConfig
+from schemas.errors import UserError
+from schemas.jobs import EvaluateJob
+from schemas.plan import TrainingPlan
+from schemas.results import EvaluationReport, PairMetrics, PreparedData, TrainedAdapter
+
+RECORD = "record.json"
+SCORES = "pairs.parquet"
+GENERATIONS = "generations.json"
+MODELS = ("base", "candidate")
+ALL = 2**40
+
+Progress = Callable[[str, int, int], None]
+
+
+def evaluation_folder(
+    config: RunConfig,
+    prepared: PreparedData,
+    plan: TrainingPlan,
+    adapter: TrainedAdapter,
+    home: Path,
+) -> Path:
+    """Folder of the evaluation of one adapter on one evaluation split."""
+    inputs = {
+        "adapter": adapter.adapter_id,
+        "prepared": prepared.prepared_id,
+        "evaluation": config.evaluation.model_dump(),
+        "orpo_lambda": config.training.orpo_lambda,
+        "plan": {
+            n: plan.choices()[n].value for n in ("device", "dtype", "attention", "quantization")
+        },
+        "code": code_version("orpo_pipeline.evaluation.evaluate"),
+    }
+    return home / "evaluations" / fingerprint(inputs)
+
+
+def load_evaluation(folder: Path) -> EvaluationReport | None:
+    """The record of a complete stage, or None."""
+    if not is_complete(folder):
+        return None
+    record = EvaluationReport.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    return record.model_copy(update={"reused": True, "path": folder})
+
+
+def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
+    """Score every held-out pair and answer a few prompts, with and without the adapter.
+
+    Raises UserError when a score is NaN or infinite.
+    """
+    from orpo_pipeline.training.qlora import attach_saved_adapter, load_base
+
+    folder = evaluation_folder(job.config, job.prepared, job.plan, job.adapter, job.home)
+    done = load_evaluation(folder)
+    if done is not None:
+        return done
+    settings = job.config.evaluation
+    rows = pl.read_parquet(job.prepared.path / "eval.parquet").head(settings.max_pairs or ALL)
+    progress("loading the model", 0, 0)
+    model = attach_saved_adapter(load_base(job.prepared.base_model, job.plan), job.adapter.path)
+    chat = load_chat_format(job.prepared.path / "tokenizer", template=None)
+    scores = _score_both(model, rows, job, progress)
+    prompts = rows.head(settings.generations)
+    answers = _generate_both(model, chat, prompts, settings.max_new_tokens, progress)
+    report = EvaluationReport(
+        path=folder,
+        base=summarise(scores, "base"),
+        candidate=summarise(scores, "candidate"),
+        generations=len(answers),
+    )
+    with new_stage(folder) as temporary:
+        scores.write_parquet(temporary / SCORES)
+        text = json.dumps(answers, indent=1, ensure_ascii=False)
+        (temporary / GENERATIONS).write_text(text, encoding="utf-8")
+        (temporary / RECORD).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    return report
+
+
+def _score_both(
+    model: Any, rows: pl.DataFrame, job: EvaluateJob, progress: Progress
+) -> pl.DataFrame:
+    """Scores of both models, one row a pair: MODEL_chosen_logp and so on, see `PairScore`."""
+    from dataclasses import asdict
+
+    from orpo_pipeline.evaluation.scoring import score_pairs
+
+    pairs = [
+        TokenizedPair(*ids)
+        for ids in rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()
+    ]
+    columns = [rows.select("row_id")]
+    for name in MODELS:
+
+        def report(done: int, name: str = name) -> None:
+            progress(f"pairs scored by the {name} model", done, len(pairs))
+
+        with _as(model, name):
+            scores = score_pairs(model, pairs, job.config.evaluation.batch_size, report)
+        frame = pl.DataFrame([asdict(score) for score in scores])
+        _check_finite(frame, name)
+        frame = add_odds(frame, job.config.training.orpo_lambda)
+        columns.append(frame.select(pl.all().name.prefix(f"{name}_")))
+    return pl.concat(columns, how="horizontal")
+
+
+def _check_finite(scores: pl.DataFrame, name: str) -> None:
+    """NaN compares as the largest number in polars: a broken model would win its pairs."""
+    finite = scores.select(pl.all_horizontal(pl.all().is_finite()).sum()).item()
+    if finite < scores.height:
+        raise UserError(
+            f"The {name} model's log-probs of {scores.height - finite} of {scores.height} held-out "
+            "pairs are not finite.",
+            "finite log-probs; broken weights or a dtype that overflows give others.",
+            "Set model.dtype to float32 or bfloat16; if it stays, lower training.learning_rate.",
+        )
+
+
+def add_odds(scores: pl.DataFrame, orpo_lambda: float) -> pl.DataFrame:
+    """Add log_odds_margin and orpo_loss of each pair, by the formulas of `loss`."""
+    import torch
+
+    from orpo_pipeline.training.loss import log_odds, orpo_loss
+
+    def mean(part: str) -> torch.Tensor:
+        values = scores.select(pl.col(f"{part}_logp") / pl.col(f"{part}_tokens"))
+        return torch.tensor(values.to_series().to_list(), dtype=torch.float64)
+
+    chosen, rejected, nll = mean("chosen"), mean("rejected"), -mean("prompt_chosen")
+    return scores.with_columns(
+        log_odds_margin=pl.Series((log_odds(chosen) - log_odds(rejected)).tolist()),
+        orpo_loss=pl.Series(orpo_loss(nll, chosen, rejected, orpo_lambda).tolist()),
+    )
+
+
+def summarise(scores: pl.DataFrame, name: str) -> PairMetrics:
+    """Figures of one model over all scored pairs; a tie in average log-prob counts half."""
+    own = scores.select(pl.col(f"^{name}_.*$").name.map(lambda c: c.removeprefix(f"{name}_")))
+    chosen = pl.col("chosen_logp") / pl.col("chosen_tokens")
+    rejected = pl.col("rejected_logp") / pl.col("rejected_tokens")
+    wins = (chosen > rejected).cast(pl.Float64) + (chosen == rejected).cast(pl.Float64) / 2
+    figures = own.select(
+        pairs=pl.len(),
+        accuracy=wins.mean(),
+        log_odds_margin=pl.col("log_odds_margin").mean(),
+        orpo_loss=pl.col("orpo_loss").mean(),
+        chosen_nll=-pl.col("chosen_logp").sum() / pl.col("chosen_tokens").sum(),
+        chosen_tokens=pl.col("chosen_tokens").sum(),
+    )
+    return PairMetrics(**figures.row(0, named=True))
+
+
+def _generate_both(
+    model: Any, chat: ChatFormat, rows: pl.DataFrame, max_new_tokens: int, progress: Progress
+) -> list[dict[str, str]]:
+    """Greedy answers of both models, with the data's chosen answer beside them."""
+    if rows.is_empty():
+        return []
+    from orpo_pipeline.evaluation.generation import answer_prompts
+
+    answers = {}
+    for name in MODELS:
+        progress(f"answers of the {name} model", 0, rows.height)
+        with _as(model, name):
+            answers[name] = answer_prompts(
+                model, chat, rows["prompt_ids"].to_list(), max_new_tokens
+            )
+    return [
+        {
+            "prompt": "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt),
+            "base": base,
+            "candidate": candidate,
+            "chosen in the data": chosen[0]["content"],
+        }
+        for prompt, chosen, base, candidate in zip(
+            rows["prompt"], rows["chosen"], answers["base"], answers["candidate"], strict=True
+        )
+    ]
+
+
+def _as(model: Any, name: str) -> Any:
+    """The PEFT model as the base (adapter off) or as the candidate (adapter on)."""
+    from contextlib import nullcontext
+
+    return model.disable_adapter() if name == "base" else nullcontext()

@@ -1,0 +1,1 @@
+"""Every hardware-dependent choice with its reason."""

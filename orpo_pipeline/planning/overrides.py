@@ -1,0 +1,108 @@
+"""Requests in the configuration: how a plan names them, and those a machine cannot fulfil."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from orpo_pipeline.planning.capabilities import (
+    can_use_8bit_optimizer,
+    can_use_bfloat16,
+    can_use_flash_attention,
+    can_use_nf4,
+)
+from schemas.config import RunConfig
+from schemas.errors import UserError
+from schemas.hardware import Probe
+
+
+class Problem(NamedTuple):
+    """The three sentences of a UserError."""
+
+    found: str
+    expected: str
+    fix: str
+
+
+def asked_for(field: str, note: str = "") -> str:
+    """Why a choice is as it is when the configuration says so."""
+    return f"asked for by {field}" + (f"; {note}" if note else "")
+
+
+def refuse_impossible_overrides(config: RunConfig, target: Probe, dtype: str) -> None:
+    """Raise one UserError that names every request the machine cannot run, or return.
+
+    `target` is the device that training will use, `dtype` what was decided for it.
+    """
+    problems = [
+        *_dtype_problems(config, target),
+        *_attention_problems(config, target, dtype),
+        *_package_problems(config, target),
+        *_micro_batch_problems(config),
+    ]
+    if problems:
+        found, expected, fix = zip(*problems, strict=True)
+        raise UserError(" ".join(found), " ".join(expected), " ".join(fix))
+
+
+def _dtype_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
+    requested = config.model.dtype
+    bfloat16 = can_use_bfloat16(target)
+    if requested == "bfloat16" and bfloat16.possible is False:
+        yield Problem(
+            f"model.dtype is bfloat16, but {target.name}: {bfloat16.because}.",
+            "a GPU of SM 8.0 or newer.",
+            "Set model.dtype to auto (float16 with loss scaling here).",
+        )
+    if requested == "float16" and target.kind == "cpu":
+        yield Problem(
+            "model.dtype is float16, but training on a CPU has no loss scaling for it.",
+            "bfloat16 or float32 on a CPU.",
+            "Set model.dtype to auto.",
+        )
+
+
+def _attention_problems(config: RunConfig, target: Probe, dtype: str) -> Iterator[Problem]:
+    if config.model.attention != "flash_attention_2":
+        return
+    flash = can_use_flash_attention(target)
+    if flash.possible is False:
+        yield Problem(
+            f"model.attention is flash_attention_2, but {target.name}: {flash.because}.",
+            "a CUDA GPU of SM 8.0 or newer, or an AMD MI200 or newer, with flash-attn installed.",
+            "Set model.attention to auto, or install flash-attn where the GPU can run it.",
+        )
+    if dtype == "float32":
+        yield Problem(
+            "model.attention is flash_attention_2, but the dtype is float32.",
+            "bfloat16 or float16 with FlashAttention 2.",
+            "Set model.attention to sdpa, or model.dtype to a 16-bit type.",
+        )
+
+
+def _package_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
+    nf4 = can_use_nf4(target)
+    if config.model.quantization == "nf4" and nf4.possible is False:
+        yield Problem(
+            f"model.quantization is nf4, but {nf4.because}.",
+            "bitsandbytes on a CPU, a CUDA or a ROCm GPU.",
+            "Set model.quantization to auto or none, or install bitsandbytes where it can run.",
+        )
+    eight_bit = can_use_8bit_optimizer(target)
+    requested = config.training.optimizer
+    if requested in ("adamw_8bit", "paged_adamw_8bit") and eight_bit.possible is False:
+        yield Problem(
+            f"training.optimizer is {requested}, but {eight_bit.because}.",
+            "bitsandbytes on a CPU, a CUDA or a ROCm GPU.",
+            "Set training.optimizer to auto or adamw, or install bitsandbytes where it can run.",
+        )
+
+
+def _micro_batch_problems(config: RunConfig) -> Iterator[Problem]:
+    size, batch = config.training.micro_batch_size, config.training.batch_size
+    if size is None or batch % size == 0:
+        return
+    divisors = [str(number) for number in range(1, batch + 1) if batch % number == 0]
+    yield Problem(
+        f"training.micro_batch_size is {size}, which does not divide the batch_size of {batch}.",
+        f"one of {', '.join(divisors)}.",
+        "Change training.micro_batch_size or training.batch_size.",
+    )

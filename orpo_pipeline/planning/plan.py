@@ -1,0 +1,194 @@
+"""The training plan: every hardware-dependent choice with its reason. Pure functions.
+
+The numbers come from the probe alone. Nothing is looked up by a GPU's name, so hardware that nobody
+has heard of gets the safe choice instead of another device's.
+"""
+
+from typing import Literal
+
+from orpo_pipeline.planning.batching import choose_batch
+from orpo_pipeline.planning.capabilities import (
+    can_use_8bit_optimizer,
+    can_use_bfloat16,
+    can_use_flash_attention,
+    can_use_nf4,
+    describe_sm,
+)
+from orpo_pipeline.planning.memory import Layout, MemoryEstimate, describe_bytes, estimate_memory
+from orpo_pipeline.planning.overrides import asked_for, refuse_impossible_overrides
+from schemas.config import RunConfig
+from schemas.errors import UserError
+from schemas.hardware import Probe
+from schemas.plan import Choice, ModelShape, TrainingPlan
+
+Device = Literal["cpu", "cuda", "mps"]
+Dtype = Literal["bfloat16", "float16", "float32"]
+Attention = Literal["flash_attention_2", "sdpa", "eager"]
+Quantization = Literal["nf4", "none"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+
+
+def plan_training(
+    config: RunConfig, probe: Probe, shape: ModelShape, longest_pair: int
+) -> TrainingPlan:
+    """Decide how to train `shape` on the machine of `probe`.
+
+    `longest_pair`: tokens of the longest prompt + answer. Memory is the total, not what is free at
+    the moment, so that the same machine always gets the same plan.
+
+    Raises UserError for a device that is not there; for requests that this machine cannot run, all
+    in one; and for a model that does not fit.
+    """
+    device = choose_device(config, probe)
+    target = _on_device(probe, device.value)
+    dtype = choose_dtype(config, target)
+    refuse_impossible_overrides(config, target, dtype.value)
+    attention = choose_attention(config, target, dtype.value)
+    quantization = choose_quantization(config, target)
+    optimizer = choose_optimizer(config, target)
+    layout = Layout(
+        dtype=dtype.value,
+        quantization=quantization.value,
+        optimizer=optimizer.value,
+        # Torch has no fused attention with a backward pass on mps.
+        fused_attention=attention.value != "eager" and target.kind != "mps",
+        lora_rank=config.lora.r,
+        lora_modules=len(config.lora.target_modules),
+    )
+
+    def estimate(pairs: int, checkpointing: bool) -> MemoryEstimate:
+        return estimate_memory(
+            shape, layout, pairs=pairs, tokens=longest_pair, checkpointing=checkpointing
+        )
+
+    checkpointing, micro_batch = choose_batch(config, target, estimate)
+    return TrainingPlan(
+        probe=probe,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        quantization=quantization,
+        optimizer=optimizer,
+        gradient_checkpointing=checkpointing,
+        micro_batch_size=micro_batch,
+        engine=Choice(
+            value=config.training.engine, because=asked_for("training.engine", "the reference")
+        ),
+    )
+
+
+def plan_table(plan: TrainingPlan) -> list[tuple[str, str, str]]:
+    """(name, value, because) of every choice, in the order in which they were decided."""
+    return [
+        (name, _in_words(choice.value), choice.because) for name, choice in plan.choices().items()
+    ]
+
+
+def choose_device(config: RunConfig, probe: Probe) -> Choice[Device]:
+    """What was asked for, else the accelerator that the probe found, else the CPU."""
+    requested = config.model.device
+    available = {"cpu", probe.torch_device}
+    if requested not in available | {"auto"}:
+        raise UserError(
+            f"model.device is {requested}, but torch {probe.torch} sees no such device here, "
+            f"only {' and '.join(sorted(available))} ({probe.name}).",
+            f"one of auto, {', '.join(sorted(available))}.",
+            "Set model.device to auto, or install the driver and the torch build for the device.",
+        )
+    if requested != "auto":
+        name = _on_device(probe, requested).name
+        return Choice(value=requested, because=asked_for("model.device", name))
+    if probe.kind == "cpu":
+        return Choice(value="cpu", because=f"torch {probe.torch} sees no GPU; {probe.name}")
+    first = f", the first of {probe.devices}" if probe.devices > 1 else ""
+    return Choice(value=probe.torch_device, because=f"{_describe_accelerator(probe)}{first}")
+
+
+def choose_dtype(config: RunConfig, target: Probe) -> Choice[Dtype]:
+    """bfloat16 where it is native; float16 on older GPUs; float32 elsewhere."""
+    requested = config.model.dtype
+    native = can_use_bfloat16(target)
+    if requested == "float16":
+        return Choice(value=requested, because=asked_for("model.dtype", "loss scaling is on"))
+    if requested == "bfloat16":
+        return Choice(value=requested, because=asked_for("model.dtype", native.because))
+    if requested == "float32":
+        return Choice(value=requested, because=asked_for("model.dtype"))
+    if native.possible:
+        return Choice(value="bfloat16", because=native.because)
+    known_gpu = target.compute_capability or target.gfx_arch
+    if known_gpu and target.kind in ("cuda", "rocm"):
+        return Choice(value="float16", because=f"{native.because}; loss scaling is on")
+    return Choice(value="float32", because=native.because)
+
+
+def choose_attention(config: RunConfig, target: Probe, dtype: str) -> Choice[Attention]:
+    """FlashAttention 2 where it is known to work, else torch's scaled dot product attention."""
+    requested = config.model.attention
+    flash = can_use_flash_attention(target)
+    if requested == "flash_attention_2":
+        return Choice(value=requested, because=asked_for("model.attention", flash.because))
+    if requested != "auto":
+        return Choice(value=requested, because=asked_for("model.attention"))
+    if flash.possible and dtype != "float32":
+        return Choice(value="flash_attention_2", because=flash.because)
+    if flash.possible:
+        return Choice(value="sdpa", because="FlashAttention 2 does not compute in float32")
+    return Choice(value="sdpa", because=flash.because)
+
+
+def choose_quantization(config: RunConfig, target: Probe) -> Choice[Quantization]:
+    """NF4 wherever bitsandbytes is known to run it."""
+    requested = config.model.quantization
+    nf4 = can_use_nf4(target)
+    if requested == "nf4":
+        return Choice(value=requested, because=asked_for("model.quantization", nf4.because))
+    if requested == "none":
+        return Choice(value=requested, because=asked_for("model.quantization"))
+    return Choice(value="nf4" if nf4.possible else "none", because=nf4.because)
+
+
+def choose_optimizer(config: RunConfig, target: Probe) -> Choice[Optimizer]:
+    """8-bit states on a GPU; exact ones on a CPU, where a LoRA's few states fit anyway."""
+    requested = config.training.optimizer
+    eight_bit = can_use_8bit_optimizer(target)
+    if requested != "auto":
+        note = "no paging on a CPU" if requested.startswith("paged") else ""
+        return Choice(
+            value=requested,
+            because=asked_for("training.optimizer", note if target.kind == "cpu" else ""),
+        )
+    if target.kind == "cpu":
+        return Choice(
+            value="adamw",
+            because="only LoRA weights have states (8 bytes each), and nothing pages on a CPU",
+        )
+    if not eight_bit.possible:
+        return Choice(value="adamw", because=eight_bit.because)
+    if target.kind == "rocm":
+        return Choice(
+            value="adamw_8bit", because=f"{eight_bit.because}; paging on AMD GPUs is unproven"
+        )
+    return Choice(
+        value="paged_adamw_8bit",
+        because="states of 2 instead of 8 bytes a LoRA weight, moved to host memory in a spike",
+    )
+
+
+def _on_device(probe: Probe, device: str) -> Probe:
+    """The probe as seen by training: without the accelerator when training uses the CPU."""
+    if device == probe.torch_device:
+        return probe
+    without = {"device_memory": 0, "compute_capability": None, "gfx_arch": None, "devices": 1}
+    return probe.model_copy(update={"kind": "cpu", "name": "the CPU", **without})
+
+
+def _describe_accelerator(probe: Probe) -> str:
+    """Such as `NVIDIA L4, SM 8.9, 22.5 GiB`."""
+    kinds = {"cuda": describe_sm(probe), "rocm": probe.gfx_arch or "unknown AMD architecture"}
+    memory = describe_bytes(probe.device_memory) if probe.device_memory else "memory unknown"
+    return ", ".join([probe.name, kinds.get(probe.kind, "Apple GPU"), memory])
+
+
+def _in_words(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

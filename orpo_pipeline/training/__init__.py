@@ -1,0 +1,1 @@
+"""ORPO training: adapters, loss, engines, checkpoints."""

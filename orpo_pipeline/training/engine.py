@@ -1,0 +1,43 @@
+"""What every training engine gets and gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.config import TrainingConfig
+from schemas.plan import TrainingPlan
+
+StepMetrics = Callable[[int, int, dict[str, float]], None]
+"""Called after each optimizer step with the step, the number of steps, and its figures."""
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """One training: the engine trains `model`'s adapter in place and keeps checkpoints in `work`.
+
+    It continues from the newest good checkpoint there, and when `should_stop()` becomes true it
+    checkpoints after the current step and returns.
+    """
+
+    model: Any
+    """PEFT-wrapped causal language model with a trainable adapter."""
+    tokenizer: Any
+    pairs: Path
+    """train.parquet of the prepare stage."""
+    training: TrainingConfig
+    plan: TrainingPlan
+    work: Path
+    on_step: StepMetrics
+    should_stop: Callable[[], bool]
+
+
+Engine = Callable[[EngineRun], int]
+"""Trains and returns the step that it resumed from (0: from the beginning)."""
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of `training.engine`."""
+    from orpo_pipeline.training.trl_engine import train_with_trl
+
+    return {"trl": train_with_trl}[name]

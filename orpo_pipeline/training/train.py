@@ -1,0 +1,190 @@
+"""The train stage: prepared pairs and a plan in; a complete PEFT adapter out."""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orpo_pipeline.stages import (
+    code_version,
+    fingerprint,
+    is_complete,
+    new_stage,
+    write_atomically,
+)
+from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
+from orpo_pipeline.training.qlora import attach_new_adapter, load_base
+from schemas.config import RunConfig
+from schemas.errors import EnvironmentFault
+from schemas.jobs import TrainJob
+from schemas.plan import TrainingPlan
+from schemas.results import PreparedData, TrainedAdapter
+
+METRICS = "metrics.jsonl"
+RECORD = "record.json"
+DECISIVE_CHOICES = (
+    "device",
+    "dtype",
+    "attention",
+    "quantization",
+    "optimizer",
+    "micro_batch_size",
+    "engine",
+)
+"""Choices of the plan that change the adapter's numbers: TRL averages over micro-batches.
+Recomputing activations only changes time and memory."""
+
+DECIDED_BY_PLAN = {"engine", "optimizer", "micro_batch_size", "gradient_checkpointing"}
+"""Training settings that count as the plan has decided them, whether asked for or not."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and has checkpointed."""
+
+
+def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
+    """Name of one logical training: all that decides the adapter's weights."""
+    # How often it is saved decides nothing about what is saved in the end.
+    indifferent = {*DECIDED_BY_PLAN, "save_steps"}
+    return fingerprint(
+        {
+            "prepared": prepared.prepared_id,
+            "lora": config.lora.model_dump(),
+            "training": config.training.model_dump(exclude=indifferent),
+            "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
+            "code": code_version("orpo_pipeline.training.train"),
+        }
+    )
+
+
+def load_adapter(home: Path, identity: str) -> TrainedAdapter | None:
+    """The record of a finished training, or None."""
+    folder = home / "adapters" / identity
+    if not is_complete(folder):
+        return None
+    record = TrainedAdapter.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    return record.model_copy(update={"reused": True, "path": folder})
+
+
+def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) -> TrainedAdapter:
+    """Train, or continue the same training, and publish the adapter.
+
+    Raises Interrupted after a stop that was asked for, EnvironmentFault when another process
+    trains the same adapter.
+    """
+    folder = job.home / "adapters" / job.adapter_id
+    work = job.home / "training" / job.adapter_id
+    with _lock(work):
+        record = load_adapter(job.home, job.adapter_id)
+        if record is None:
+            started = time.monotonic()
+            record = _train_and_publish(
+                job, folder, work, _recorded(work, on_step), should_stop, started
+            )
+        # Still locked: a process that gets hold of the removed lock finds the adapter published.
+        shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _train_and_publish(
+    job: TrainJob,
+    folder: Path,
+    work: Path,
+    on_step: StepMetrics,
+    should_stop: Callable[[], bool],
+    started: float,
+) -> TrainedAdapter:
+    from transformers import AutoTokenizer, set_seed
+
+    base = job.prepared.base_model
+    set_seed(job.config.training.seed)  # adapter weights are drawn at random
+    model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+    model.config.use_cache = False
+    model.train()
+    tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")
+    resumed_from = find_engine(job.plan.engine.value)(
+        EngineRun(
+            model=model,
+            tokenizer=tokenizer,
+            pairs=job.prepared.path / "train.parquet",
+            training=job.config.training,
+            plan=job.plan,
+            work=work,
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+    )
+    if should_stop():
+        raise Interrupted(f"training stopped; checkpoints are in {work}")
+    record = TrainedAdapter(
+        path=folder,
+        adapter_id=job.adapter_id,
+        steps=newest_step(work),
+        seconds=round(time.monotonic() - started, 1),
+        resumed_from=resumed_from,
+    )
+    with new_stage(folder) as temporary:
+        model.save_pretrained(temporary)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        tokenizer.save_pretrained(temporary)
+        shutil.copy2(work / METRICS, temporary / METRICS)
+        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    return record
+
+
+def _recorded(work: Path, on_step: StepMetrics) -> StepMetrics:
+    """`on_step` that also appends to metrics.jsonl, cut back to the checkpoint resumed from."""
+    resumed_from = newest_step(work)
+    path = work / METRICS
+    kept = [point for point in read_metrics(path) if point["step"] <= resumed_from]
+    write_atomically(path, "".join(json.dumps(point) + "\n" for point in kept))
+
+    def record(step: int, steps: int, values: dict[str, float]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "values": values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint is, and must not outlive its figures
+        on_step(step, steps, values)
+
+    return record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The points of a metrics.jsonl: `step` and `values`. A line torn by a crash is left out."""
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            break
+    return points
+
+
+def require_idle(home: Path, identity: str) -> None:
+    """Raise EnvironmentFault when another process is running this training now."""
+    work = home / "training" / identity
+    if work.is_dir():
+        with _lock(work):
+            return
+
+
+@contextmanager
+def _lock(work: Path) -> Iterator[None]:
+    """One process at a time per training; the kernel frees the lock when its holder dies."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentFault(
+                f"Another process is running this very training ({work.name}).",
+                "one process per training.",
+                "Wait until it has finished; the same command then reuses its result.",
+            ) from None
+        yield

@@ -1,0 +1,196 @@
+"""The evaluate stage: figures by hand, base and candidate by the same code, answers that end."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from orpo_pipeline.data.chat_template import TokenizedPair, load_chat_format
+from orpo_pipeline.evaluation.evaluate import add_odds, evaluate, evaluation_folder, summarise
+from orpo_pipeline.evaluation.generation import answer_prompts
+from orpo_pipeline.evaluation.scoring import PairScore, score_pairs
+from orpo_pipeline.stages import is_complete
+from orpo_pipeline.training.qlora import attach_new_adapter, attach_saved_adapter, load_base
+from schemas.errors import PipelineError
+from schemas.jobs import EvaluateJob, TrainJob
+from schemas.results import TrainedAdapter
+
+MakeJob = Callable[..., TrainJob]
+
+# A win (-2/2 = -1 against -6/3 = -2), a tie (-3/3 = -2/2), a loss (-4/2 = -2 against -1/1).
+HAND_MADE = [
+    PairScore(-2.0, 2, -6.0, 3, -5.0, 4),
+    PairScore(-3.0, 3, -2.0, 2, -6.0, 6),
+    PairScore(-4.0, 2, -1.0, 1, -9.0, 3),
+]
+
+
+def frame_of(scores: list[PairScore], orpo_lambda: float) -> pl.DataFrame:
+    frame = pl.DataFrame([vars_of(score) for score in scores])
+    return add_odds(frame, orpo_lambda).select(pl.all().name.prefix("candidate_"))
+
+
+def vars_of(score: PairScore) -> dict[str, Any]:
+    return {name: getattr(score, name) for name in PairScore.__slots__}
+
+
+def test_add_odds_by_hand() -> None:
+    # Chosen: 2 tokens of mean probability 0.8, odds 4; rejected: 1 token of 0.5, odds 1.
+    # Margin log 4 - log 1 = 1.386294; odds-ratio loss log 1.25 = 0.223144.
+    # NLL over 4 tokens of sum -6: 1.5; with lambda 0.5: 1.5 + 0.111572 = 1.611572.
+    score = PairScore(2 * math.log(0.8), 2, math.log(0.5), 1, -6.0, 4)
+    frame = add_odds(pl.DataFrame([vars_of(score)]), orpo_lambda=0.5)
+    assert frame["log_odds_margin"].item() == pytest.approx(1.386294, abs=1e-6)
+    assert frame["orpo_loss"].item() == pytest.approx(1.611572, abs=1e-6)
+
+
+def test_summarise_by_hand() -> None:
+    metrics = summarise(frame_of(HAND_MADE, orpo_lambda=0.0), "candidate")
+    assert metrics.pairs == 3
+    # (1 + 0.5 + 0) / 3
+    assert metrics.accuracy == pytest.approx(0.5)
+    # With log-odds(-1) = a and log-odds(-2) = b: ((a - b) + 0 + (b - a)) / 3 = 0.
+    assert metrics.log_odds_margin == pytest.approx(0, abs=1e-12)
+    # NLL a pair: 5/4, 6/6, 9/3; mean (1.25 + 1 + 3) / 3 = 1.75. lambda is 0.
+    assert metrics.orpo_loss == pytest.approx(1.75)
+    # By tokens, not by pairs: (2 + 3 + 4) / (2 + 3 + 2) = 9 / 7.
+    assert metrics.chosen_nll == pytest.approx(9 / 7)
+    assert metrics.chosen_tokens == 7
+
+
+@pytest.fixture
+def evaluate_job(train_job: MakeJob) -> Callable[..., EvaluateJob]:
+    """`evaluate_job(evaluation={...})`: an adapter of random weights, no step of training."""
+
+    def make(weight: float | None = None, **sections: dict[str, Any]) -> EvaluateJob:
+        job = train_job(**{"lora": {"r": 4}, **sections})
+        torch.manual_seed(2)
+        base = job.prepared.base_model
+        model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+        for name, tensor in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(tensor, std=0.3)
+                if weight is not None:
+                    torch.nn.init.constant_(tensor, weight)
+        folder = job.home / "adapters" / job.adapter_id
+        model.save_pretrained(folder)
+        adapter = TrainedAdapter(path=folder, adapter_id=job.adapter_id, steps=1, seconds=1.0)
+        return EvaluateJob(
+            config=job.config, home=job.home, prepared=job.prepared, plan=job.plan, adapter=adapter
+        )
+
+    return make
+
+
+def quiet(*_: object) -> None:
+    return None
+
+
+def naive_scores(job: EvaluateJob, model: Any) -> list[PairScore]:
+    """One pair a forward pass, in the order of eval.parquet."""
+    ids = pl.read_parquet(job.prepared.path / "eval.parquet").select(
+        "prompt_ids", "chosen_ids", "rejected_ids"
+    )
+    return score_pairs(model, [TokenizedPair(*row) for row in ids.iter_rows()], batch_size=1)
+
+
+def test_both_models_are_scored_as_if_alone(evaluate_job: Callable[..., EvaluateJob]) -> None:
+    job = evaluate_job()
+    seen: list[tuple[str, int, int]] = []
+    report = evaluate(job, lambda *progress: seen.append(progress))
+
+    bare = load_base(job.prepared.base_model, job.plan)
+    alone = {"base": naive_scores(job, bare)}
+    alone["candidate"] = naive_scores(job, attach_saved_adapter(bare, job.adapter.path))
+    scores = pl.read_parquet(report.path / "pairs.parquet")
+    rows = pl.read_parquet(job.prepared.path / "eval.parquet")
+    assert scores["row_id"].to_list() == rows["row_id"].to_list()
+    for name, expected in alone.items():
+        for part in ("chosen_logp", "rejected_logp", "prompt_chosen_logp"):
+            values = [getattr(score, part) for score in expected]
+            assert scores[f"{name}_{part}"].to_list() == pytest.approx(values, rel=1e-5)
+        for part in ("chosen_tokens", "rejected_tokens", "prompt_chosen_tokens"):
+            values = [getattr(score, part) for score in expected]
+            assert scores[f"{name}_{part}"].to_list() == values
+    assert report.base != report.candidate
+    assert report.base.pairs == report.candidate.pairs == job.prepared.eval_pairs
+    assert report.base.chosen_tokens == report.candidate.chosen_tokens
+    pairs = job.prepared.eval_pairs
+    assert ("pairs scored by the base model", pairs, pairs) in seen
+    assert ("pairs scored by the candidate model", pairs, pairs) in seen
+
+
+def test_report_is_complete_and_reused(evaluate_job: Callable[..., EvaluateJob]) -> None:
+    job = evaluate_job()
+    report = evaluate(job, quiet)
+    where = (job.config, job.prepared, job.plan, job.adapter, job.home)
+    assert report.path == evaluation_folder(*where)
+    assert is_complete(report.path)
+    answers = json.loads((report.path / "generations.json").read_text())
+    assert report.generations == len(answers) == 2
+    assert set(answers[0]) == {"prompt", "base", "candidate", "chosen in the data"}
+    assert answers[0]["prompt"].endswith("?")
+    assert answers[0]["chosen in the data"].startswith("It is ")
+
+    again = evaluate(job, lambda *_: pytest.fail("it was evaluated again"))
+    assert again == report.model_copy(update={"reused": True})
+
+
+def test_max_pairs_takes_the_first_by_row_id(evaluate_job: Callable[..., EvaluateJob]) -> None:
+    whole = evaluate_job(evaluation={"generations": 0})
+    few = evaluate_job(evaluation={"generations": 0, "max_pairs": 3, "batch_size": 2})
+    folders = [
+        evaluation_folder(job.config, job.prepared, job.plan, job.adapter, job.home)
+        for job in (whole, few)
+    ]
+    assert folders[0] != folders[1]
+    report = evaluate(few, quiet)
+    assert (report.base.pairs, report.candidate.pairs, report.generations) == (3, 3, 0)
+    rows = pl.read_parquet(few.prepared.path / "eval.parquet")
+    scored = pl.read_parquet(report.path / "pairs.parquet")
+    assert scored["row_id"].to_list() == sorted(rows["row_id"])[:3]
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_broken_adapter_is_no_result(
+    evaluate_job: Callable[..., EvaluateJob], weight: float
+) -> None:
+    job = evaluate_job(weight=weight, evaluation={"generations": 0, "max_pairs": 2})
+    with pytest.raises(PipelineError, match="candidate model's log-probs of 2 of 2"):
+        evaluate(job, quiet)
+    assert not (job.home / "evaluations").exists()
+
+
+def test_answers_do_not_depend_on_their_neighbours(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    chat = load_chat_format(tiny_model, None)
+    prompts = [[1, 500, 600, 700, 800, 900], [1, 40], [1, 7, 8, 9]]
+    together = answer_prompts(model, chat, prompts, max_new_tokens=5)
+    assert together == [answer_prompts(model, chat, [prompt], 5)[0] for prompt in prompts]
+
+
+def test_answers_end_with_the_turn_or_the_text(tiny_model: Path) -> None:
+    """A named template may end turns with another token than the tokenizer's end of text."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with torch.no_grad():  # every logit is 0: the greedy token is always the first, id 0
+        model.model.norm.weight.zero_()
+    chat = load_chat_format(tiny_model, None)
+    assert chat.end_of_turn == chat.tokenizer.eos_token_id != 0
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+
+    answer_prompts(model, chat, [[1, 40]], max_new_tokens=6)
+    assert len(passes) == 6
+    passes.clear()
+    answer_prompts(model, replace(chat, end_of_turn=0), [[1, 40]], max_new_tokens=6)
+    assert len(passes) == 1
