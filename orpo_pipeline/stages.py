@@ -56,7 +56,10 @@ def code_version(module: str) -> str:
         name = waiting.pop()
         if name in seen:
             continue
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # a name in a module, which is no package
+            continue
         if spec is None or spec.origin is None:
             continue
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
@@ -87,10 +90,9 @@ def _our_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module in OUR_PACKAGES:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            # What is imported may itself be a module of the package.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
         yield from (name for name in names if name.split(".")[0] in OUR_PACKAGES)
