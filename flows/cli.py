@@ -1,4 +1,4 @@
-"""The command line: `orpo-pipeline run`, `config`, `plan` and `up`."""
+"""The command line: `orpo-pipeline run`, `config`, `plan`, `data` and `up`."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.configuration import read_config
+from flows.data_cli import app as data_app
 from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
@@ -26,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(data_app, name="data")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
 Overrides = Annotated[

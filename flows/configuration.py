@@ -62,6 +62,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
             "Correct the --set option.",
         )
     inside = values.setdefault(section, {})
+    *between, field = field.split(".")
+    for name in between:  # such as data.columns.prompt
+        inside = inside.setdefault(name, {}) if isinstance(inside, dict) else inside
     if not isinstance(inside, dict):
         raise UserError(
             f"The section {section!r} of the config file holds {inside!r}, not fields.",

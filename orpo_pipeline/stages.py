@@ -29,6 +29,9 @@ ABANDONED_AFTER = 86400  # seconds; no stage takes so long to write
 # polars, safetensors and tokenizers report a full disk like this, and not as an OSError.
 RUST_OS_ERROR = re.compile(r"\(os error \d+\)|transport error")
 
+Entries = dict[str, dict[str, Any]]
+"""A manifest's files: size and SHA-256 by path."""
+
 log = logging.getLogger(__name__)
 
 
@@ -134,9 +137,18 @@ def _first_damage(folder: Path, manifest: Path) -> str | None:
     return None
 
 
+def manifest_entries(folder: Path) -> Entries:
+    """The files of a complete stage."""
+    entries: Entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return entries
+
+
 @contextmanager
-def new_stage(folder: Path) -> Iterator[Path]:
+def new_stage(folder: Path, linked: Entries | None = None) -> Iterator[Path]:
     """A temporary folder to fill; on success it is published as `folder`, on failure removed.
+
+    `linked` are the manifest entries of files that are links to those of another complete stage,
+    which need no second look.
 
     When another process published the same stage meanwhile, its (equal) result stays.
     Raises EnvironmentFault when the disk fails or is full.
@@ -147,7 +159,7 @@ def new_stage(folder: Path) -> Iterator[Path]:
         _remove_abandoned(folder)
         temporary.mkdir(parents=True)
         yield temporary
-        publish(temporary, folder)
+        publish(temporary, folder, linked)
     except PipelineError:
         raise
     except Exception as error:
@@ -174,9 +186,9 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def publish(temporary: Path, folder: Path) -> None:
+def publish(temporary: Path, folder: Path, linked: Entries | None = None) -> None:
     """Seal `temporary` with its manifest, and rename it to `folder`."""
-    seal(temporary)
+    seal(temporary, linked)
     try:
         temporary.rename(folder)
     except OSError:
@@ -186,16 +198,18 @@ def publish(temporary: Path, folder: Path) -> None:
     sync(folder.parent)
 
 
-def seal(folder: Path) -> None:
+def seal(folder: Path, linked: Entries | None = None) -> None:
     """Write `manifest.json` over all files below `folder`: all fsynced, the manifest last."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    entries = {}
+    known = linked or {}
+    entries: Entries = {}
     for path in files:
+        name = path.relative_to(folder).as_posix()
+        if name in known:
+            entries[name] = known[name]
+            continue
         sync(path)
-        entries[path.relative_to(folder).as_posix()] = {
-            "size": path.stat().st_size,
-            "sha256": file_sha256(path),
-        }
+        entries[name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     write_atomically(folder / MANIFEST, json.dumps({"files": entries}, indent=1))
     for directory in {path.parent for path in files} | {folder}:
         sync(directory)

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from schemas.pairs import DefectCode
+
 EMBEDDED = "embedded"
 
 ALL_LINEAR_PROJECTIONS = (
@@ -46,8 +48,41 @@ class DataConfig(Section):
     eval_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of prompts held out when there is no `eval_split`. Which ones is decided by content."""
 
+    dialect: str | None = None
+    """Name of the files' dialect. Unset: found out from each file's rows."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our field (`prompt`, `chosen`, `rejected`, `system`, `score_chosen`, `score_rejected`,
+    `source`) to the column that holds it, for data in no known dialect."""
+
+    personal_data: Literal["redact", "quarantine", "keep"] = "redact"
+    """E-mail addresses, phone, card and IBAN numbers: replaced on both sides alike, or else."""
+
+    secrets: Literal["quarantine", "redact", "keep"] = "quarantine"
+    """Keys, tokens and passwords in a row: the row is set aside, or they are replaced."""
+
+    min_score_margin: float = Field(default=0.0, ge=0)
+    """Scored pairs with a smaller margin are counted in the report. In the data's own units."""
+
+    near_duplicates: float = Field(default=0.85, gt=0, le=1)
+    """Jaccard similarity from which two rows count as one, and two prompts as one group."""
+
+    max_pairs_per_prompt: int = Field(default=5, ge=1)
+    """Of a prompt's pairs so many are kept, chosen by content."""
+
+    benchmarks: str | None = None
+    """File of benchmark prompts (.txt: one a line; .jsonl: field `prompt`) never to train on."""
+
     max_quarantined_share: float = Field(default=0.2, ge=0, le=1)
     """Share of rows that may be quarantined before preparation fails and says why."""
+
+    max_rule_share: dict[DefectCode, float] = Field(
+        default_factory=lambda: {DefectCode.SCORE_INVERTED: 0.005}
+    )
+    """The same for single rules, by their code."""
+
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that check and tokenise. Unset: one for little data, else one a core."""
 
 
 class ChatConfig(Section):
@@ -57,7 +92,16 @@ class ChatConfig(Section):
     """Unset: the tokenizer's own. Or `chatml`, `zephyr`, `mistral`, `llama3`, or a Jinja file."""
 
     max_length: int = Field(default=1024, ge=16)
-    """Tokens of prompt + answer. A pair with a longer side is quarantined, never cut."""
+    """Tokens of prompt + answer."""
+
+    too_long: Literal["drop", "truncate_prompt_left", "truncate_answer"] = "drop"
+    """A pair over `max_length`: left out; or its prompt loses the oldest turns and then words from
+    the left, keeping system turn and header; or its answers are cut. Never to nothing, and never
+    so that both answers are the same."""
+
+    control_tokens: Literal["neutralise", "quarantine"] = "neutralise"
+    """Control tokens that stand in a row's own text, such as `<|im_end|>`: tokenised as plain
+    text, or the row is set aside."""
 
 
 class ModelConfig(Section):

@@ -1,4 +1,6 @@
-"""Column contracts of prepared pairs and of the quarantine, as Pandera models."""
+"""Columns of prepared pairs, of the quarantine, and of what lies between, as Pandera models."""
+
+from typing import Any
 
 import pandera.polars as pa
 import polars as pl
@@ -8,24 +10,68 @@ CONVERSATION = pl.List(MESSAGE)
 TOKEN_IDS = pl.List(pl.Int32)
 SHA256 = r"^[0-9a-f]{64}$"
 
+MARKS = ("lists", "headings", "code", "bold", "words")
+"""What is counted in an answer to tell whether format gives the preferred answer away."""
 
-class PreparedPairs(pa.DataFrameModel):
-    """Rows of train.parquet and eval.parquet: conversations, token ids and where they came from."""
+ROW_INDEX: dict[str, Any] = {
+    "number": pl.UInt32,
+    "code": pl.String,
+    "reason": pl.String,
+    "notes": pl.List(pl.Struct({"code": pl.String, "reason": pl.String})),
+    "row_id": pl.String,
+    "prompt_id": pl.String,
+    "source": pl.String,
+    "score_chosen": pl.Float64,
+    "score_rejected": pl.Float64,
+    "prompt_tokens": pl.Int32,
+    "chosen_tokens": pl.Int32,
+    "rejected_tokens": pl.Int32,
+    "chosen_key": pl.UInt64,
+    "rejected_key": pl.UInt64,
+    "chosen_marks": pl.Struct(dict.fromkeys(MARKS, pl.UInt16)),
+    "rejected_marks": pl.Struct(dict.fromkeys(MARKS, pl.UInt16)),
+    "prompt_bands": pl.Binary,
+    "pair_bands": pl.Binary,
+}
+"""One row of a checked block: `number` counts from the block's beginning, `code` is null while
+the row is in, `*_key` are equal for equal answers, `*_bands` are MinHash bands (16 x u64)."""
+
+
+class KeptPairs(pa.DataFrameModel):
+    """train.parquet and eval.parquet: which row of which shard, in the order of row ids."""
 
     row_id: str = pa.Field(unique=True, str_matches=SHA256)
     prompt_id: str = pa.Field(str_matches=SHA256)
+    group: pl.UInt32
+    """Prompts that are equal or nearly so have one number."""
+    shard: pl.UInt32
+    """shards/NNNNN.parquet"""
+    position: pl.UInt32
+    """Row of the shard."""
+    prompt_tokens: pl.Int32 = pa.Field(ge=1)
+    chosen_tokens: pl.Int32 = pa.Field(ge=1)
+    rejected_tokens: pl.Int32 = pa.Field(ge=1)
+    source: str
+    origin_file: str
+    origin_row: pl.Int64 = pa.Field(ge=1)
+
+    class Config:
+        strict = True
+        ordered = True
+
+
+class PairRows(pa.DataFrameModel):
+    """Rows of a shard that are pairs: conversations and token ids."""
+
     prompt: CONVERSATION  # type: ignore[valid-type]
     chosen: CONVERSATION  # type: ignore[valid-type]
     rejected: CONVERSATION  # type: ignore[valid-type]
     prompt_ids: TOKEN_IDS  # type: ignore[valid-type]
     chosen_ids: TOKEN_IDS  # type: ignore[valid-type]
     rejected_ids: TOKEN_IDS  # type: ignore[valid-type]
-    origin_file: str
-    origin_row: int = pa.Field(ge=1)
 
     class Config:
-        strict = True
-        ordered = True
+        strict = "filter"
 
     @pa.dataframe_check
     @classmethod
@@ -55,12 +101,16 @@ class Quarantine(pa.DataFrameModel):
     """Rows of quarantine.parquet: what was not trained on, why, and where it stands."""
 
     origin_file: str
-    origin_row: int = pa.Field(ge=1)
+    origin_row: pl.Int64 = pa.Field(ge=1)
     split: str
     code: str
+    severity: str
     reason: str
+    row_id: str = pa.Field(nullable=True)
+    """Null where the row could not be read as a pair."""
     row: str
-    """The row as JSON text, or as it stood in the file when it is no JSON."""
+    """The row as JSON text, or as it stood in the file when it is no JSON; at most 20,000
+    characters."""
 
     class Config:
         strict = True

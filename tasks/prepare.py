@@ -5,7 +5,8 @@ from datetime import timedelta
 from prefect import task
 
 from orpo_pipeline.base_model import needs_dequantising
-from orpo_pipeline.data.preparation import find_prepared, load_prepared
+from orpo_pipeline.data.inputs import find_inputs
+from orpo_pipeline.data.preparation import load_prepared
 from schemas.config import RunConfig
 from schemas.jobs import Event, PrepareJob, Progress
 from schemas.results import PreparedData
@@ -26,8 +27,7 @@ def prepare_data(config: RunConfig) -> PreparedData:
     home = state_home()
     with StageProgress("prepare") as progress:
         if not needs_dequantising(config.model, home):
-            folder, base_model, _ = find_prepared(config, home, progress)
-            done = load_prepared(folder, base_model)
+            done = load_prepared(find_inputs(config, home, progress), config)
             if done is not None:
                 return done
 

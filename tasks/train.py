@@ -10,6 +10,7 @@ from schemas.config import RunConfig
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
+from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
@@ -33,6 +34,8 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
     job = TrainJob(config=config, home=home, prepared=prepared, plan=plan, adapter_id=identity)
     with StageProgress("train") as progress, tracker.failure_recorded(run_id):
         tracker.describe_run(run_id, config, prepared, plan)
+        page = report_page(config, prepared, plan)
+        tracker.client.log_text(run_id, page, DATA_REPORT)
         figures = ""
 
         def on_event(event: Event) -> None:

@@ -273,7 +273,7 @@ def test_code_version_of_preparation_follows_its_rules(our_code: Path) -> None:
     with (our_code / "orpo_pipeline" / "training" / "train.py").open("a") as file:
         file.write("\nUNUSED = 1\n")
     assert version_in(our_code, "orpo_pipeline.data.preparation") == before
-    replace_once(our_code / "orpo_pipeline" / "data" / "dialects.py", ".casefold()", ".lower()")
+    replace_once(our_code / "orpo_pipeline" / "data" / "identity.py", ".casefold()", ".lower()")
     assert version_in(our_code, "orpo_pipeline.data.preparation") != before
 
 

@@ -1,30 +1,22 @@
-"""Chat template and token ids: the run's own tokenizer decides what a pair looks like."""
+"""The chat format: the run's own tokenizer and template decide what a conversation looks like."""
 
 import importlib.resources
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orpo_pipeline.base_model import TOKENIZER_FILES, tokenizer_identity
+from orpo_pipeline.data.rendering_limits import BYTES, rendering_limits
 from orpo_pipeline.stages import fingerprint
 from schemas.errors import UserError
-from schemas.pairs import Conversation, Defect, DefectCode, Pair
+from schemas.pairs import Conversation, Defect, DefectCode, Message
 
 NAMED_TEMPLATES = ("chatml", "llama3", "mistral", "zephyr")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedPair:
-    """Token ids of one pair. prompt + chosen and prompt + rejected are what the model reads."""
-
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-
-    @property
-    def longest(self) -> int:
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+LONGEST_SAID = 300  # characters of a template's own words: it may repeat a whole message
+BYTES_PER_CHARACTER = 64  # that rendering may take: copies of a text at four bytes a character
 
 
 @dataclass(frozen=True)
@@ -33,6 +25,8 @@ class ChatFormat:
 
     tokenizer: Any
     end_of_turn: int
+    control_tokens: tuple[str, ...]
+    """Strings that the tokenizer turns into a control token wherever they stand."""
 
 
 def template_text(name: str | None) -> str | None:
@@ -72,6 +66,7 @@ def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
     text = template_text(template)
     if text is not None:
         tokenizer.chat_template = text
+    tokenizer.chat_template = _default_template(tokenizer.chat_template)
     if not tokenizer.chat_template:
         raise UserError(
             f"The tokenizer in {model_folder} has no chat template.",
@@ -81,7 +76,7 @@ def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return ChatFormat(tokenizer, _end_of_turn(tokenizer))
+    return ChatFormat(tokenizer, _end_of_turn(tokenizer), _control_tokens(tokenizer))
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -97,19 +92,25 @@ def _load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def _default_template(template: Any) -> str | None:
+    """A tokenizer may bring several templates by name (for tools, say)."""
+    return template.get("default") if isinstance(template, dict) else template
+
+
 def _end_of_turn(tokenizer: Any) -> int:
     """The special token that the template puts behind an assistant's answer.
 
     Raises UserError when there is none: such a model would never learn to stop.
     """
-    question = [{"role": "user", "content": "a"}]
-    answer = [{"role": "assistant", "content": "b"}]
-    prompt = _render(tokenizer, [question], add_generation_prompt=True)[0]
-    whole = _render(tokenizer, [question + answer])[0]
-    special = set(tokenizer.all_special_ids)
+    question, answer = Message("user", "Why?"), Message("assistant", "Because.")
+    with rendering_limits():
+        prompt = render(tokenizer, [(question,)], add_generation_prompt=True)[0]
+        whole = render(tokenizer, [(question, answer)], add_generation_prompt=False)[0]
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}
     if prompt and whole.startswith(prompt):
-        ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
-        for token in ids:
+        # Some templates write special tokens before the answer as well (a channel's name).
+        behind = whole[len(prompt) :].rpartition(answer.content)[2]
+        for token in tokenizer(behind, add_special_tokens=False)["input_ids"]:
             if token in special:
                 return int(token)
     raise UserError(
@@ -121,86 +122,148 @@ def _end_of_turn(tokenizer: Any) -> int:
     )
 
 
-def tokenize_pairs(
-    pairs: Sequence[Pair], chat: ChatFormat, max_length: int
-) -> list[TokenizedPair | Defect]:
-    """Token ids for each pair, or the defect that the run's tokenizer and length bring out.
+def render(
+    tokenizer: Any, conversations: Sequence[Conversation], add_generation_prompt: bool
+) -> list[str]:
+    """The conversations' texts. transformers renders them in Jinja's immutable sandbox.
 
-    The prompt's ids must be a prefix of both sides' ids, each answer must hold the end-of-turn
-    token (it is the last one kept), and neither side may exceed `max_length` tokens.
+    Raises UserError when the template refuses one of them.
     """
-    tokenizer = chat.tokenizer
-    prompts = _encode(tokenizer, [pair.prompt for pair in pairs], add_generation_prompt=True)
-    chosen = _encode(tokenizer, [pair.prompt + pair.chosen for pair in pairs])
-    rejected = _encode(tokenizer, [pair.prompt + pair.rejected for pair in pairs])
-    controls = _control_tokens(tokenizer)
-    return [
-        _control_token(pair, controls) or _join(p, c, r, chat.end_of_turn, max_length)
-        for pair, p, c, r in zip(pairs, prompts, chosen, rejected, strict=True)
-    ]
-
-
-def _render(tokenizer: Any, conversations: list[list[dict[str, str]]], **options: Any) -> list[str]:
-    from jinja2 import TemplateError
-
-    try:
-        texts = tokenizer.apply_chat_template(conversations, tokenize=False, **options)
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise UserError(
-            f"The chat template failed on a conversation: {error}.",
-            "a template that accepts system (optional), user and assistant turns.",
-            "Set chat.template to another template, or remove the turns that it refuses.",
-        ) from error
+    if not conversations:
+        return []
+    with _refusals():
+        texts = tokenizer.apply_chat_template(
+            [_plain(turns) for turns in conversations],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
     return list(texts)
 
 
-def _encode(
-    tokenizer: Any, conversations: list[Conversation], add_generation_prompt: bool = False
-) -> list[list[int]]:
-    plain = [[{"role": m.role, "content": m.content} for m in turns] for turns in conversations]
-    texts = _render(tokenizer, plain, add_generation_prompt=add_generation_prompt)
-    # The template writes the special tokens, so the tokenizer must not add its own.
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return ids
+def render_each(
+    tokenizer: Any, conversations: Sequence[Conversation], add_generation_prompt: bool
+) -> list[str] | list[str | Defect]:
+    """Each conversation's text, or the defect that the template does not take it.
+
+    Raises UserError when the template takes more time or memory than a template may: what is
+    harmless for two short turns may be a trap for others.
+    """
+    size = sum(len(message.content) for turns in conversations for message in turns)
+    with rendering_limits(spare=BYTES + BYTES_PER_CHARACTER * size):
+        try:
+            return render(tokenizer, conversations, add_generation_prompt)
+        except UserError:
+            return [_render_or_defect(tokenizer, c, add_generation_prompt) for c in conversations]
+
+
+def _render_or_defect(
+    tokenizer: Any, conversation: Conversation, add_generation_prompt: bool
+) -> str | Defect:
+    try:
+        return render(tokenizer, [conversation], add_generation_prompt)[0]
+    except UserError as error:
+        return Defect(DefectCode.UNSUPPORTED_CONTENT, error.found)
+
+
+def _plain(conversation: Conversation) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in conversation]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """UserError for whatever a template's code raises, but for the want of memory."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = str(error) or type(error).__name__
+        raise UserError(
+            f"The chat template failed on a conversation: {said[:LONGEST_SAID]}.",
+            "a template that accepts system (optional), user and assistant turns.",
+            "Set chat.template to another template, or remove the turns that it refuses.",
+        ) from error
 
 
 def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The strings that the tokenizer turns into a control token wherever they stand."""
+    """Special tokens, and others of the tokenizer's added ones that the template writes."""
     added = tokenizer.added_tokens_decoder.values()
-    return tuple(sorted(str(token) for token in added if token.special))
+    template = tokenizer.chat_template
+    return tuple(
+        sorted(str(t) for t in added if t.special or (str(t).strip() and str(t) in template))
+    )
 
 
-def _control_token(pair: Pair, controls: tuple[str, ...]) -> Defect | None:
-    for message in (*pair.prompt, *pair.chosen, *pair.rejected):
-        for token in controls:
-            if token in message.content:
-                return Defect(
-                    DefectCode.CONTROL_TOKEN, f"a message contains the control token {token}"
+class ControlTokens:
+    """Finds control tokens in what people wrote, and makes plain text of them."""
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self._tokenizer = chat.tokenizer
+        self._ids = frozenset(chat.tokenizer.convert_tokens_to_ids(list(chat.control_tokens)))
+        # Longest first, so that a token that begins like another is found as itself.
+        ordered = sorted(chat.control_tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+        self._first_characters = {token[0] for token in ordered}
+        self._normalise = _normaliser(chat)
+
+    def found_in(self, conversation: Conversation) -> str | None:
+        """The first control token in a message, as the tokenizer would see it; None: there is none.
+
+        Looks at raw text, and at the normalised one when tokens are searched there, too: a
+        full-width bracket, say, may become a plain one.
+        """
+        for message in conversation:
+            texts = [message.content]
+            if self._normalise is not None:
+                texts.append(self._normalise(message.content))
+            for text in texts:
+                if any(character in text for character in self._first_characters):
+                    found = self._pattern.search(text)
+                    if found:
+                        return found.group()
+        return None
+
+    def neutralised_ids(
+        self, conversation: Conversation, add_generation_prompt: bool
+    ) -> list[int] | Defect:
+        """Token ids in which control tokens of the conversation's own text are plain text.
+
+        Or the defect that the template refuses, or that a control token comes back all the same.
+        """
+        harmless = tuple(Message(m.role, "x") if self.found_in((m,)) else m for m in conversation)
+        texts = render_each(self._tokenizer, (conversation, harmless), add_generation_prompt)
+        for text in texts:
+            if isinstance(text, Defect):
+                return text
+        try:
+            with _refusals():
+                ids: list[int] = self._tokenizer.apply_chat_template(
+                    _plain(conversation),
+                    tokenize=True,
+                    return_dict=False,
+                    add_generation_prompt=add_generation_prompt,
+                    sanitize_control_tokens=True,
                 )
-    return None
+        except UserError as error:
+            return self._not_neutralised(conversation, str(error.__cause__))
+        written = self._tokenizer(texts[1], add_special_tokens=False)["input_ids"]
+        if self._count(ids) != self._count(written):
+            return self._not_neutralised(conversation, "tokenizer or template bring it back")
+        return ids
+
+    def _not_neutralised(self, conversation: Conversation, reason: str) -> Defect:
+        token = self.found_in(conversation)
+        return Defect(DefectCode.CONTROL_TOKEN, f"{token} cannot be neutralised: {reason}")
+
+    def _count(self, ids: list[int]) -> int:
+        return sum(token in self._ids for token in ids)
 
 
-def _join(
-    prompt: list[int], chosen: list[int], rejected: list[int], end: int, max_length: int
-) -> TokenizedPair | Defect:
-    answers = []
-    for side, ids in (("chosen", chosen), ("rejected", rejected)):
-        if ids[: len(prompt)] != prompt:
-            return Defect(
-                DefectCode.PROMPT_NOT_PREFIX,
-                f"prompt + {side} does not begin with the prompt's tokens",
-            )
-        answer = ids[len(prompt) :]
-        if end not in answer:
-            return Defect(DefectCode.UNFINISHED_TURN, f"{side} has no end-of-turn token")
-        # What the template writes behind the turn (a line end, say) is not the model's to learn.
-        last = len(answer) - answer[::-1].index(end)
-        answers.append(answer[:last])
-    if answers[0] == answers[1]:
-        return Defect(DefectCode.IDENTICAL_ANSWERS, "chosen and rejected have the same tokens")
-    pair = TokenizedPair(prompt, answers[0], answers[1])
-    if pair.longest > max_length:
-        return Defect(
-            DefectCode.TOO_LONG, f"{pair.longest:,} tokens; chat.max_length is {max_length:,}"
-        )
-    return pair
+def _normaliser(chat: ChatFormat) -> Callable[[str], str] | None:
+    """The tokenizer's normaliser, when control tokens are searched behind it."""
+    normaliser = getattr(getattr(chat.tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normaliser is None:
+        return None
+    added = chat.tokenizer.added_tokens_decoder.values()
+    late = any(token.normalized and str(token) in chat.control_tokens for token in added)
+    return normaliser.normalize_str if late else None

@@ -1,139 +1,130 @@
-"""The files of the prepare stage: pairs, quarantine, report, tokenizer, record."""
+"""The files of the prepare stage, written and read.
 
-import hashlib
+    train.parquet, eval.parquet    which row of which shard, in the order of row ids (KeptPairs)
+    shards/NNNNN/                  checked blocks: index.parquet, rows.parquet
+    quarantine.parquet, duplicates.parquet, report.json, tokenizer/, record.json
+
+Shards are links to the block store's files: a row added to a million costs no second copy.
+"""
+
 import json
-from collections import Counter
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from orpo_pipeline.data.chat_template import ChatFormat
-from orpo_pipeline.data.gate import EVAL, TRAIN, Gate, Row
-from orpo_pipeline.data.quality import RULES_VERSION
-from orpo_pipeline.stages import new_stage
-from schemas.frames import CONVERSATION, TOKEN_IDS, PreparedPairs, Quarantine
-from schemas.pairs import Conversation
-from schemas.results import BaseModelRecord, PreparedData
+from orpo_pipeline.data.block_store import INDEX, ROWS, StoredBlock
+from orpo_pipeline.stages import Entries, manifest_entries
+from schemas.frames import Quarantine
+from schemas.pairs import DefectCode
 
-EXAMPLES_PER_CODE = 3
-RECORD = "record.json"
-
-
-def dataset_id(row_ids: Iterable[str]) -> str:
-    """SHA-256 over the sorted row ids and the rules' version: order and file names are nothing."""
-    digest = hashlib.sha256(f"rules {RULES_VERSION}\n".encode())
-    digest.update("\n".join(sorted(row_ids)).encode())
-    return digest.hexdigest()
+TRAIN, EVAL = "train", "eval"
+SIDES = ("prompt", "chosen", "rejected")
+TOKEN_COLUMNS = tuple(f"{side}_ids" for side in SIDES)
+WRITTEN_AT_ONCE = 20_000  # quarantined rows in memory
 
 
-def publish_prepared(
-    gate: Gate, folder: Path, chat: ChatFormat, base_model: BaseModelRecord
-) -> PreparedData:
-    """Write the stage. Raises EnvironmentFault when the disk does not take it."""
-    frames = {
-        split: _frame([row for row in gate.rows if row.split == split]) for split in (TRAIN, EVAL)
-    }
-    quarantine = Quarantine.validate(pl.DataFrame(gate.quarantine, schema=_quarantine_schema()))
-    quarantined = dict(Counter(row["code"] for row in gate.quarantine).most_common())
-    record = PreparedData(
-        path=folder,
-        prepared_id=folder.name,
-        dataset_id=dataset_id(row.row_id for row in gate.rows),
-        base_model=base_model,
-        rows_in=gate.rows_in,
-        train_pairs=frames[TRAIN].height,
-        eval_pairs=frames[EVAL].height,
-        duplicates=gate.duplicates,
-        quarantined=quarantined,
-        longest_pair=max(row.tokens.longest for row in gate.rows if row.tokens),
-    )
-    with new_stage(folder) as temporary:
-        for split, frame in frames.items():
-            frame.write_parquet(temporary / f"{split}.parquet")
-        quarantine.write_parquet(temporary / "quarantine.parquet")
-        report = _report(record, gate)
-        text = json.dumps(report, indent=1, ensure_ascii=False)
-        (temporary / "report.json").write_text(text, encoding="utf-8")
-        chat.tokenizer.save_pretrained(temporary / "tokenizer")
-        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-    return record
+def shard_name(number: int) -> str:
+    return f"{number:05d}"
 
 
-def _frame(rows: list[Row]) -> pl.DataFrame:
-    """Rows by id, so that file order changes nothing downstream."""
-    schema: dict[str, Any] = {
-        "row_id": pl.String,
-        "prompt_id": pl.String,
-        "prompt": CONVERSATION,
-        "chosen": CONVERSATION,
-        "rejected": CONVERSATION,
-        "prompt_ids": TOKEN_IDS,
-        "chosen_ids": TOKEN_IDS,
-        "rejected_ids": TOKEN_IDS,
-        "origin_file": pl.String,
-        "origin_row": pl.Int64,
-    }
-    values = [
-        {
-            "row_id": row.row_id,
-            "prompt_id": row.prompt_id,
-            "prompt": _plain(row.pair.prompt),
-            "chosen": _plain(row.pair.chosen),
-            "rejected": _plain(row.pair.rejected),
-            "prompt_ids": row.tokens.prompt,
-            "chosen_ids": row.tokens.chosen,
-            "rejected_ids": row.tokens.rejected,
-            "origin_file": row.pair.origin.file,
-            "origin_row": row.pair.origin.row,
-        }
-        for row in sorted(rows, key=lambda row: row.row_id)
-        if row.tokens
+def read_pairs(
+    folder: Path,
+    split: str,
+    columns: Sequence[str] = SIDES + TOKEN_COLUMNS,
+    most: int | None = None,
+) -> pl.DataFrame:
+    """The first `most` pairs of a split, by row id: `row_id` and the columns asked for."""
+    index = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id", "shard", "position"])
+    wanted = index.head(most) if most is not None else index
+    parts = [
+        read_shard_rows(folder / "shards" / shard_name(number), rows["position"], columns).hstack(
+            rows.select("row_id")
+        )
+        for (number,), rows in wanted.group_by("shard", maintain_order=True)
     ]
-    return PreparedPairs.validate(pl.DataFrame(values, schema=schema))
+    if not parts:
+        parts = [pl.DataFrame(schema=dict.fromkeys(("row_id", *columns), pl.Null))]
+    return pl.concat(parts).sort("row_id").select("row_id", *columns)
 
 
-def _plain(conversation: Conversation) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in conversation]
+def read_shard_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """Rows of one shard, in the order of `positions`."""
+    return pl.read_parquet(shard / ROWS, columns=list(columns))[positions]
 
 
-def _quarantine_schema() -> dict[str, Any]:
-    text = dict.fromkeys(("split", "code", "reason", "row"), pl.String)
-    return {"origin_file": pl.String, "origin_row": pl.Int64, **text}
+def link_shards(temporary: Path, blocks: Sequence[StoredBlock]) -> None:
+    """Hard links to the blocks' files, or copies where the disk has no links."""
+    for number, block in enumerate(blocks):
+        shard = temporary / "shards" / shard_name(number)
+        shard.mkdir(parents=True)
+        for name in (INDEX, ROWS):
+            try:
+                os.link(block.folder / name, shard / name)
+            except OSError:
+                shutil.copyfile(block.folder / name, shard / name)
 
 
-def _report(record: PreparedData, gate: Gate) -> dict[str, Any]:
-    """What became of the rows, with examples; lengths in tokens."""
-    examples: dict[str, list[dict[str, Any]]] = {}
-    for row in gate.quarantine:
-        shown = examples.setdefault(row["code"], [])
-        if len(shown) < EXAMPLES_PER_CODE:
-            shown.append({**row, "row": row["row"][:300]})
-    tokens = [row.tokens for row in gate.rows if row.tokens]
-    longer = sum(len(t.chosen) > len(t.rejected) for t in tokens)
-    return {
-        "dataset_id": record.dataset_id,
-        "prepared_id": record.prepared_id,
-        "rows_in": record.rows_in,
-        "kept": {"train": record.train_pairs, "eval": record.eval_pairs},
-        "duplicates": record.duplicates,
-        "quarantined": record.quarantined,
-        "examples": examples,
-        "tokens": {
-            part: _spread([len(getattr(t, part)) for t in tokens])
-            for part in ("prompt", "chosen", "rejected")
-        },
-        "longest_pair": record.longest_pair,
-        "chosen_longer_share": round(longer / len(tokens), 4),
-    }
+def shard_entries(blocks: Sequence[StoredBlock]) -> Entries:
+    """The manifest entries of the links."""
+    entries: Entries = {}
+    for number, block in enumerate(blocks):
+        known = manifest_entries(block.folder)
+        for name in (INDEX, ROWS):
+            entries[f"shards/{shard_name(number)}/{name}"] = known[name]
+    return entries
 
 
-def _spread(lengths: list[int]) -> dict[str, float]:
-    series = pl.Series(lengths)
-    return {
-        "median": float(series.median() or 0),  # type: ignore[arg-type]
-        "p95": float(series.quantile(0.95) or 0),
-        "max": float(series.max() or 0),  # type: ignore[arg-type]
-        "total": float(series.sum()),
-    }
+def write_quarantine(path: Path, rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> None:
+    """quarantine.parquet from `rows`: shard, position, code, reason, row_id, origin, split.
+
+    Written in portions, since the rows' texts together may not fit the memory.
+    """
+    schema: pa.Schema | None = None
+    writer: pq.ParquetWriter | None = None
+    try:
+        for part in _portions(rows):
+            frame = Quarantine.validate(_with_texts(part, blocks), lazy=True)
+            table = frame.to_arrow().cast(schema) if schema else frame.to_arrow()
+            schema = table.schema
+            writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _portions(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    yield rows.head(WRITTEN_AT_ONCE)  # also when there are none: the file is there
+    for start in range(WRITTEN_AT_ONCE, rows.height, WRITTEN_AT_ONCE):
+        yield rows.slice(start, WRITTEN_AT_ONCE)
+
+
+def _with_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.DataFrame:
+    columns = (*SIDES, "text")
+    parts = []
+    for (number,), part in rows.group_by("shard", maintain_order=True):
+        found = read_shard_rows(blocks[int(str(number))].folder, part["position"], columns)
+        texts = [row_text(*row) for row in found.iter_rows()]
+        parts.append(part.with_columns(row=pl.Series(texts, dtype=pl.String)))
+    whole = pl.concat(parts) if parts else rows.with_columns(row=pl.lit(""))
+    severities = {code.value: code.severity.value for code in DefectCode}
+    return whole.with_columns(
+        severity=pl.col("code").replace_strict(severities, return_dtype=pl.String)
+    ).select("origin_file", "origin_row", "split", "code", "severity", "reason", "row_id", "row")
+
+
+def row_text(
+    prompt: list[dict[str, str]] | None,
+    chosen: list[dict[str, str]] | None,
+    rejected: list[dict[str, str]] | None,
+    text: str | None,
+) -> str:
+    """A row as quarantine.parquet shows it: kept with its reason, or rebuilt from its parts."""
+    if text is not None:
+        return text
+    return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}, ensure_ascii=True)

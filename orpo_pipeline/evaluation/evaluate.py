@@ -7,19 +7,20 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.data.chat_template import ChatFormat, TokenizedPair, load_chat_format
+from orpo_pipeline.data.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.jobs import EvaluateJob
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PairMetrics, PreparedData, TrainedAdapter
+from schemas.tokens import TokenizedPair
 
 RECORD = "record.json"
 SCORES = "pairs.parquet"
 GENERATIONS = "generations.json"
 MODELS = ("base", "candidate")
-ALL = 2**40
 
 Progress = Callable[[str, int, int], None]
 
@@ -65,7 +66,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     if done is not None:
         return done
     settings = job.config.evaluation
-    rows = pl.read_parquet(job.prepared.path / "eval.parquet").head(settings.max_pairs or ALL)
+    rows = read_pairs(job.prepared.path, EVAL, most=settings.max_pairs)
     progress("loading the model", 0, 0)
     model = attach_saved_adapter(load_base(job.prepared.base_model, job.plan), job.adapter.path)
     chat = load_chat_format(job.prepared.path / "tokenizer", template=None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from orpo_pipeline.data.chat_template import TokenizedPair
+from schemas.tokens import TokenizedPair
 
 LOGIT_CHUNK = 512
 """Positions whose logits are alive at a time: 512 x 49,152 fp32 values are 100 MB."""

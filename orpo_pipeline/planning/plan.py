@@ -77,6 +77,25 @@ def plan_training(
     )
 
 
+def step_memory(config: RunConfig, plan: TrainingPlan, shape: ModelShape, longest_pair: int) -> int:
+    """Bytes of one training step by the plan: the estimate that the micro batch was chosen by."""
+    layout = Layout(
+        dtype=plan.dtype.value,
+        quantization=plan.quantization.value,
+        optimizer=plan.optimizer.value,
+        fused_attention=plan.attention.value != "eager" and plan.device.value != "mps",
+        lora_rank=config.lora.r,
+        lora_modules=len(config.lora.target_modules),
+    )
+    return estimate_memory(
+        shape,
+        layout,
+        pairs=plan.micro_batch_size.value,
+        tokens=longest_pair,
+        checkpointing=plan.gradient_checkpointing.value,
+    ).total
+
+
 def plan_table(plan: TrainingPlan) -> list[tuple[str, str, str]]:
     """(name, value, because) of every choice, in the order in which they were decided."""
     return [

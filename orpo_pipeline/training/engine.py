@@ -24,7 +24,7 @@ class EngineRun:
     """PEFT-wrapped causal language model with a trainable adapter."""
     tokenizer: Any
     pairs: Path
-    """train.parquet of the prepare stage."""
+    """Folder of the prepare stage."""
     training: TrainingConfig
     plan: TrainingPlan
     work: Path

@@ -112,7 +112,7 @@ def _train_and_publish(
         EngineRun(
             model=model,
             tokenizer=tokenizer,
-            pairs=job.prepared.path / "train.parquet",
+            pairs=job.prepared.path,
             training=job.config.training,
             plan=job.plan,
             work=work,

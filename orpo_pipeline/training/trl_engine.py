@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, TRAIN, read_pairs
 from orpo_pipeline.training.checkpoints import (
     checkpoint_step,
     is_last,
@@ -111,20 +112,24 @@ def trainer_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) 
     )
 
 
-def trl_dataset(pairs: Path) -> Any:
-    """train.parquet as the columns that TRL's collator reads: ids, masks, and labels."""
+def trl_dataset(prepared: Path) -> Any:
+    """The training pairs as the columns that TRL's collator reads: ids, masks, and labels."""
     from datasets import Dataset
 
-    frame = pl.read_parquet(pairs, columns=["prompt_ids", "chosen_ids", "rejected_ids"])
-    rows = []
-    for prompt, chosen, rejected in frame.iter_rows():
-        row = {}
-        for side, answer in (("chosen", chosen), ("rejected", rejected)):
-            row[f"{side}_input_ids"] = prompt + answer
-            row[f"{side}_attention_mask"] = [1] * len(prompt + answer)
-            row[f"{side}_labels"] = [LABEL_IGNORED] * len(prompt) + answer
-        rows.append(row)
-    return Dataset.from_list(rows)
+    rows = read_pairs(prepared, TRAIN, TOKEN_COLUMNS)
+    prompt = pl.col("prompt_ids")
+    ignored = pl.lit(LABEL_IGNORED, pl.Int32).repeat_by(prompt.list.len())
+    columns = []
+    for side in ("chosen", "rejected"):
+        answer = pl.col(f"{side}_ids")
+        whole = prompt.list.concat(answer)
+        seen = pl.lit(1, pl.Int8).repeat_by(whole.list.len())
+        columns += [
+            whole.alias(f"{side}_input_ids"),
+            seen.alias(f"{side}_attention_mask"),
+            ignored.list.concat(answer).alias(f"{side}_labels"),
+        ]
+    return Dataset.from_polars(rows.select(columns))
 
 
 def _reporting(run: EngineRun) -> Any:

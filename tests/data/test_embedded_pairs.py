@@ -7,11 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from orpo_pipeline.data.dialects import parse_pair, prompt_id, row_id
-from orpo_pipeline.data.quality import find_contradictions, first_defect
-from orpo_pipeline.data.sources import EMBEDDED_PAIRS, SourceFile, read_rows
+from orpo_pipeline.data.contradictions import contradiction_reasons
+from orpo_pipeline.data.dialects import parse_pair
+from orpo_pipeline.data.files import EMBEDDED_PAIRS, SourceFile
+from orpo_pipeline.data.identity import folded, prompt_id, row_id
+from orpo_pipeline.data.readers import read_rows
+from orpo_pipeline.data.rules.checks import check_pair
+from orpo_pipeline.data.words import text_hash
+from schemas.config import DataConfig
 from schemas.pairs import Defect, DefectCode, Pair
 
 FOLDER = Path(str(importlib.resources.files("orpo_pipeline.data") / "embedded"))
@@ -19,7 +25,8 @@ FOLDER = Path(str(importlib.resources.files("orpo_pipeline.data") / "embedded"))
 PLANTED = {
     DefectCode.BROKEN_ROW: 3,
     DefectCode.MISSING_FIELD: 3,
-    DefectCode.WRONG_TYPE: 2,
+    DefectCode.WRONG_TYPE: 1,
+    DefectCode.UNSUPPORTED_CONTENT: 1,
     DefectCode.PROMPTS_DIFFER: 2,
     DefectCode.WRONG_ROLES: 3,
     DefectCode.ANSWER_NOT_ASSISTANT: 2,
@@ -27,7 +34,8 @@ PLANTED = {
     DefectCode.IDENTICAL_ANSWERS: 4,
     DefectCode.DAMAGED_CHARACTERS: 3,
     DefectCode.LEAKED_ROLE_MARKER: 2,
-    DefectCode.SCORE_NOT_HIGHER: 2,
+    DefectCode.SCORE_INVERTED: 1,
+    DefectCode.SCORE_TIE: 1,
     DefectCode.CONTRADICTION: 2,
 }
 # Only a tokenizer knows its control tokens, so these rows pass every check on text.
@@ -61,7 +69,7 @@ def pairs() -> Sorted:
             result.report(raw.value.code, line)
             continue
         pair = parse_pair(raw.value, raw.origin)
-        defect = pair if isinstance(pair, Defect) else first_defect(pair)
+        defect = pair if isinstance(pair, Defect) else check_pair(pair, DataConfig()).defect
         if isinstance(pair, Defect) or defect is not None:
             assert defect is not None
             result.report(defect.code, line)
@@ -70,20 +78,31 @@ def pairs() -> Sorted:
         else:
             seen.add(row_id(pair))
             passed.append((pair, raw.value["topic"], raw.value["flaw"]))
-    contradicting = find_contradictions((prompt_id(pair), pair) for pair, _, _ in passed)
+    contradicting = _contradicting([pair for pair, _, _ in passed])
     for index, (pair, topic, flaw) in enumerate(passed):
         if index in contradicting:
             result.report(DefectCode.CONTRADICTION, pair.origin.row)
         elif any("<|" in text for text in _texts(pair)):
-            result.report(DefectCode.CONTROL_TOKEN, pair.origin.row)
+            result.report(DefectCode.CONTROL_TOKEN_NEUTRALISED, pair.origin.row)
         else:
             result.clean.append((pair, topic, flaw))
     return result
 
 
+def _contradicting(pairs: list[Pair]) -> set[int]:
+    rows = {
+        "prompt_id": [prompt_id(pair) for pair in pairs],
+        "chosen_key": [text_hash(folded(pair.chosen[-1].content)) for pair in pairs],
+        "rejected_key": [text_hash(folded(pair.rejected[-1].content)) for pair in pairs],
+    }
+    types = {"chosen_key": pl.UInt64, "rejected_key": pl.UInt64}
+    reasons = contradiction_reasons(pl.DataFrame(rows, schema_overrides=types))
+    return set(reasons.is_not_null().arg_true())
+
+
 def test_each_planted_defect_is_found_and_nothing_else(pairs: Sorted) -> None:
     expected: dict[str, int] = {code.value: count for code, count in PLANTED.items()}
-    expected["control_token"] = CONTROL_TOKEN_ROWS
+    expected["control_token_neutralised"] = CONTROL_TOKEN_ROWS
     expected["duplicate"] = DUPLICATES
     assert {code: len(lines) for code, lines in pairs.found.items()} == expected
 

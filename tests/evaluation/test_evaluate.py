@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from orpo_pipeline.data.chat_template import TokenizedPair, load_chat_format
+from orpo_pipeline.data.chat_template import load_chat_format
+from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.evaluation.evaluate import add_odds, evaluate, evaluation_folder, summarise
 from orpo_pipeline.evaluation.generation import answer_prompts
 from orpo_pipeline.evaluation.scoring import PairScore, score_pairs
@@ -20,6 +21,7 @@ from orpo_pipeline.training.qlora import attach_new_adapter, attach_saved_adapte
 from schemas.errors import PipelineError
 from schemas.jobs import EvaluateJob, TrainJob
 from schemas.results import TrainedAdapter
+from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
 
@@ -94,9 +96,7 @@ def quiet(*_: object) -> None:
 
 def naive_scores(job: EvaluateJob, model: Any) -> list[PairScore]:
     """One pair a forward pass, in the order of eval.parquet."""
-    ids = pl.read_parquet(job.prepared.path / "eval.parquet").select(
-        "prompt_ids", "chosen_ids", "rejected_ids"
-    )
+    ids = read_pairs(job.prepared.path, "eval").select("prompt_ids", "chosen_ids", "rejected_ids")
     return score_pairs(model, [TokenizedPair(*row) for row in ids.iter_rows()], batch_size=1)
 
 
@@ -109,7 +109,7 @@ def test_both_models_are_scored_as_if_alone(evaluate_job: Callable[..., Evaluate
     alone = {"base": naive_scores(job, bare)}
     alone["candidate"] = naive_scores(job, attach_saved_adapter(bare, job.adapter.path))
     scores = pl.read_parquet(report.path / "pairs.parquet")
-    rows = pl.read_parquet(job.prepared.path / "eval.parquet")
+    rows = read_pairs(job.prepared.path, "eval")
     assert scores["row_id"].to_list() == rows["row_id"].to_list()
     for name, expected in alone.items():
         for part in ("chosen_logp", "rejected_logp", "prompt_chosen_logp"):
@@ -152,7 +152,7 @@ def test_max_pairs_takes_the_first_by_row_id(evaluate_job: Callable[..., Evaluat
     assert folders[0] != folders[1]
     report = evaluate(few, quiet)
     assert (report.base.pairs, report.candidate.pairs, report.generations) == (3, 3, 0)
-    rows = pl.read_parquet(few.prepared.path / "eval.parquet")
+    rows = read_pairs(few.prepared.path, "eval")
     scored = pl.read_parquet(report.path / "pairs.parquet")
     assert scored["row_id"].to_list() == sorted(rows["row_id"])[:3]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from orpo_pipeline.data.chat_template import TokenizedPair
 from orpo_pipeline.evaluation import scoring
 from orpo_pipeline.evaluation.scoring import score_pairs, token_logps
+from schemas.tokens import TokenizedPair
 
 SEQUENCES = [[1, 9, 200, 31], [5, 6], [40000, 3, 77, 12, 9, 9, 1024, 8, 2]]
 SIZES: dict[str, Any] = {

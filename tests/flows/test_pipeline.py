@@ -173,13 +173,15 @@ def test_the_version_has_an_alias_for_a_stated_reason(site: Site, first_output: 
 
 FRESH_PROCESS = """
 import json, sys
-import mlflow, polars as pl
-from orpo_pipeline.data.chat_template import TokenizedPair
+from pathlib import Path
+import mlflow
+from orpo_pipeline.data.prepared_files import read_pairs
+from schemas.tokens import TokenizedPair
 from orpo_pipeline.evaluation.scoring import score_pairs
 uri, prepared = sys.argv[1:]
 mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
 model = mlflow.pyfunc.load_model("models:/tiny/1")
-rows = pl.read_parquet(prepared)
+rows = read_pairs(Path(prepared), "eval")
 pairs = [TokenizedPair(*ids) for ids in
          rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()]
 scores = score_pairs(model.unwrap_python_model().model, pairs, batch_size=4)
@@ -194,7 +196,7 @@ def test_a_version_loaded_in_a_fresh_process_gives_the_same_log_probs(
 ) -> None:
     import polars as pl
 
-    prepared = next(site.home.glob("prepared/*/eval.parquet"))
+    prepared = next(site.home.glob("prepared/*/eval.parquet")).parent
     finished = subprocess.run(
         [sys.executable, "-c", FRESH_PROCESS, mlflow_store(site.home), str(prepared)],
         env=site.environment,

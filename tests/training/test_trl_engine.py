@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from rows import pair_row, write_rows
 
-from orpo_pipeline.data.chat_template import TokenizedPair
+from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.evaluation.scoring import token_logps
 from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.engine import EngineRun
@@ -24,6 +23,7 @@ from orpo_pipeline.training.trl_engine import (
 )
 from schemas.errors import PipelineError
 from schemas.jobs import TrainJob
+from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
 Points = list[tuple[int, int, dict[str, float]]]
@@ -49,7 +49,7 @@ def run_engine(job: TrainJob, model: Any, work: Path) -> Points:
         EngineRun(
             model=model,
             tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
-            pairs=job.prepared.path / "train.parquet",
+            pairs=job.prepared.path,
             training=job.config.training,
             plan=job.plan,
             work=work,
@@ -61,7 +61,7 @@ def run_engine(job: TrainJob, model: Any, work: Path) -> Points:
 
 
 def tokenized_pairs(job: TrainJob) -> list[TokenizedPair]:
-    frame = pl.read_parquet(job.prepared.path / "train.parquet")
+    frame = read_pairs(job.prepared.path, "train")
     ids = frame.select("prompt_ids", "chosen_ids", "rejected_ids")
     return [TokenizedPair(*row) for row in ids.iter_rows()]
 
@@ -81,7 +81,7 @@ def record_inputs(model: Any) -> list[list[list[int]]]:
 def test_rows_are_our_ids_and_labels(train_job: MakeJob) -> None:
     job = train_job()
     pairs = tokenized_pairs(job)
-    rows = trl_dataset(job.prepared.path / "train.parquet")
+    rows = trl_dataset(job.prepared.path)
     assert len(rows) == len(pairs) == job.prepared.train_pairs
     for row, pair in zip(rows, pairs, strict=True):
         for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):

@@ -1,0 +1,95 @@
+"""`orpo-pipeline data report` and `data explain`: look at data without training on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.configuration import read_config
+from schemas.config import RunConfig
+from schemas.results import PreparedData
+from tasks.home import make_folder, state_home
+
+app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")
+]
+
+
+@app.command()
+def report(
+    source: Annotated[str, typer.Argument(help="A file, a folder, a glob, or a hub id.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="The page; the JSON lies beside it.")] = Path(
+        "data-report.html"
+    ),
+    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
+) -> None:
+    """Check SOURCE with the run's own tokenizer, template and length, and write the report."""
+    # A report is asked for to see what is wrong, so no share of defects is too large for it.
+    unlimited = ["data.max_quarantined_share=1", "data.max_rule_share={}"]
+    source_override = f"data.source={source!r}"
+    parsed = read_config(config, [source_override, *(overrides or ()), *unlimited])
+    from tasks.data_report import write_report
+    from tasks.prepare import prepare_data
+
+    make_folder(state_home())
+    prepared = prepare_data(parsed)
+    page = write_report(parsed, prepared, output)
+    console = Console()
+    console.print(_funnel(prepared))
+    console.print(f"The report: {page} (and {page.with_suffix('.json')})", soft_wrap=True)
+    _warn_of_budget(console, read_config(config, overrides or ()), prepared)
+
+
+@app.command()
+def explain(
+    row: Annotated[str, typer.Argument(help="A row id, its first digits, or FILE:ROW.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="In all prepared data, not only the newest.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
+) -> None:
+    """Show a row's whole way: origin, changes, tokens, verdict, split."""
+    from orpo_pipeline.data.explanation import explain_row
+
+    console = Console()
+    explanations = explain_row(state_home(), row)
+    newest = [e for e in explanations if e.prepared == explanations[0].prepared]
+    for explanation in explanations if every else newest:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in explanation.steps:
+            table.add_row(label, escape(text))
+        console.print(table)
+        console.print()
+
+
+def _funnel(prepared: PreparedData) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("rows in", f"{prepared.rows_in:,}")
+    table.add_row("kept to train", f"{prepared.train_pairs:,}")
+    table.add_row("kept to evaluate", f"{prepared.eval_pairs:,}")
+    table.add_row("duplicates", f"{prepared.duplicates:,}")
+    for code, count in prepared.quarantined.items():
+        table.add_row(code, f"{count:,}")
+    return table
+
+
+def _warn_of_budget(console: Console, config: RunConfig, prepared: PreparedData) -> None:
+    from orpo_pipeline.data.preparation import check_budget
+    from schemas.errors import UserError
+
+    try:
+        check_budget(prepared.quarantined, prepared.rows_in, config)
+    except UserError as error:
+        console.print(f"A run would stop here: {escape(error.found)} Allowed: {error.expected}")

@@ -1,0 +1,163 @@
+"""What preparation leaves behind: the stage's files and its record."""
+
+import hashlib
+from pathlib import Path
+
+import polars as pl
+
+from orpo_pipeline.data.block_store import StoredBlock
+from orpo_pipeline.data.chat_template import ChatFormat
+from orpo_pipeline.data.inputs import Inputs
+from orpo_pipeline.data.prepared_files import (
+    EVAL,
+    TRAIN,
+    link_shards,
+    read_shard_rows,
+    row_text,
+    shard_entries,
+    write_quarantine,
+)
+from orpo_pipeline.data.report import ReportHeader, summarise
+from orpo_pipeline.data.rules.checks import RULES_VERSION
+from orpo_pipeline.stages import fingerprint, new_stage
+from schemas.config import RunConfig
+from schemas.data_report import DataReport, FileSummary
+from schemas.frames import KeptPairs
+from schemas.pairs import DefectCode
+from schemas.results import PreparedData
+
+RECORD, REPORT = "record.json", "report.json"
+EXAMPLES = 3
+KEPT = pl.col("code").is_null() & ~pl.col("duplicate")
+
+
+def dataset_id(rows: pl.DataFrame, settings: str) -> str:
+    """SHA-256 over the kept rows' sorted ids with their splits, the rules, and what decides tokens.
+
+    Order, file names and what was left out are nothing; one changed character is another data set.
+    """
+    kept = rows.filter(KEPT)
+    lines = kept.select(pl.format("{} {}", "row_id", "split").alias("line"))["line"].sort()
+    digest = hashlib.sha256(f"rules {RULES_VERSION} {settings}\n".encode())
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def publish_prepared(
+    rows: pl.DataFrame,
+    blocks: list[StoredBlock],
+    inputs: Inputs,
+    config: RunConfig,
+    chat: ChatFormat,
+) -> PreparedData:
+    """Write the stage. Raises EnvironmentFault when the disk does not take it."""
+    identity = dataset_id(rows, inputs.settings)
+    kept = rows.filter(KEPT).sort("row_id")
+    removed = rows.filter(pl.col("code").is_not_null())
+    counts = removed["code"].value_counts().sort("count", "code", descending=[True, False])
+    longest = pl.col("prompt_tokens") + pl.max_horizontal("chosen_tokens", "rejected_tokens")
+    record = PreparedData(
+        path=inputs.folder,
+        prepared_id=fingerprint({"data": identity, "base_model": inputs.base_model.revision}),
+        dataset_id=identity,
+        base_model=inputs.base_model,
+        rows_in=rows.height,
+        train_pairs=kept.filter(pl.col("split") == TRAIN).height,
+        eval_pairs=kept.filter(pl.col("split") == EVAL).height,
+        duplicates=int(rows["duplicate"].sum()),
+        quarantined=dict(counts.iter_rows()),
+        longest_pair=int(kept.select(longest.max()).item()),
+    )
+    report = _report(rows, blocks, record, config)
+    with new_stage(inputs.folder, shard_entries(blocks)) as temporary:
+        for split in (TRAIN, EVAL):
+            side = kept.filter(pl.col("split") == split).select(*KeptPairs.to_schema().columns)
+            KeptPairs.validate(side, lazy=True).write_parquet(temporary / f"{split}.parquet")
+        write_quarantine(temporary / "quarantine.parquet", removed, blocks)
+        _write_duplicates(temporary / "duplicates.parquet", rows)
+        link_shards(temporary, blocks)
+        chat.tokenizer.save_pretrained(temporary / "tokenizer")
+        (temporary / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    return record
+
+
+def _write_duplicates(path: Path, rows: pl.DataFrame) -> None:
+    """Where each repeated row stands; the row itself is the kept one with its row id."""
+    rows.filter("duplicate").select("origin_file", "origin_row", "split", "row_id").write_parquet(
+        path
+    )
+
+
+def _report(
+    rows: pl.DataFrame, blocks: list[StoredBlock], record: PreparedData, config: RunConfig
+) -> DataReport:
+    def text_of(some: pl.DataFrame) -> list[str]:
+        found = []
+        for shard, position in some.select("shard", "position").iter_rows():
+            columns = ("prompt", "chosen", "rejected", "text")
+            folder = blocks[shard].folder
+            stored = read_shard_rows(folder, pl.Series([position], dtype=pl.UInt32), columns)
+            found.append(row_text(*stored.row(0)))
+        return found
+
+    def prompt_of(row_id: str) -> str:
+        shard, position = rows.filter(pl.col("row_id") == row_id)["shard", "position"].row(0)
+        chosen = pl.Series([position], dtype=pl.UInt32)
+        turns = read_shard_rows(blocks[shard].folder, chosen, ("prompt",))["prompt"][0]
+        return str(turns[-1]["content"])
+
+    kept = rows.filter(KEPT)
+    shown = _examples(rows, kept)
+    examples = shown.select(
+        "code", "reason", pl.format("{}:{}", "origin_file", "origin_row").alias("origin"), "row_id"
+    ).with_columns(text=pl.Series(text_of(shown), dtype=pl.String))
+    header = ReportHeader(
+        prepared_id=record.prepared_id,
+        dataset_id=record.dataset_id,
+        tokenizer=record.base_model.name,
+        max_length=config.chat.max_length,
+        files=_files(rows, blocks),
+    )
+    counts = {DefectCode(code): count for code, count in record.quarantined.items()}
+    codes = pl.col("notes").list.eval(pl.element().struct.field("code"))
+    return summarise(header, kept.with_columns(notes=codes), counts, examples, prompt_of)
+
+
+def _examples(rows: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """The first rows of each code, of those that were removed and those that were only noted."""
+    removed = rows.filter(pl.col("code").is_not_null())
+    noted = kept.filter(pl.col("notes").list.len() > 0).explode("notes")
+    notes = noted.drop("code", "reason").unnest("notes")
+    columns = ("code", "reason", "origin_file", "origin_row", "row_id", "shard", "position")
+    both = [removed.select(columns), notes.select(columns)]
+    return pl.concat(both).group_by("code", maintain_order=True).head(EXAMPLES)
+
+
+def _files(rows: pl.DataFrame, blocks: list[StoredBlock]) -> tuple[FileSummary, ...]:
+    """What became of each file's rows. A file's split is the side it was given for."""
+    summaries = []
+    counted = rows.group_by("shard").agg(
+        kept=KEPT.sum(), quarantined=pl.col("code").count(), duplicates=pl.col("duplicate").sum()
+    )
+    by_shard = {row["shard"]: row for row in counted.iter_rows(named=True)}
+    files: dict[tuple[str, str], list[int]] = {}
+    for number, block in enumerate(blocks):
+        files.setdefault((block.file, block.split), []).append(number)
+    for (name, split), shards in files.items():
+        own = [by_shard[number] for number in shards if number in by_shard]
+        totals = {
+            key: sum(row[key] for row in own) for key in ("kept", "quarantined", "duplicates")
+        }
+        dialects = {blocks[number].dialect for number in shards} - {"unknown"}
+        summaries.append(
+            FileSummary(
+                name=name,
+                split=split,
+                dialect=dialects.pop() if dialects else "unknown",
+                rows=sum(blocks[number].rows for number in shards),
+                **totals,
+            )
+        )
+    return tuple(summaries)

@@ -1,0 +1,16 @@
+"""Token ids of one pair."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """Token ids of one pair. prompt + chosen and prompt + rejected are what the model reads."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def longest(self) -> int:
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
