@@ -33,9 +33,10 @@ def report(
 ) -> None:
     """Check SOURCE with the run's own tokenizer, template and length, and write the report."""
     # A report is asked for to see what is wrong, so no share of defects is too large for it.
-    unlimited = ["data.max_quarantined_share=1", "data.max_rule_share={}"]
-    source_override = f"data.source={source!r}"
-    parsed = read_config(config, [source_override, *(overrides or ()), *unlimited])
+    unlimited = {"max_quarantined_share": 1.0, "max_rule_share": {}}
+    given = read_config(config, overrides or ())
+    data = given.data.model_copy(update={"source": source, **unlimited})
+    parsed = given.model_copy(update={"data": data})
     from tasks.data_report import write_report
     from tasks.prepare import prepare_data
 
@@ -45,7 +46,7 @@ def report(
     console = Console()
     console.print(_funnel(prepared))
     console.print(f"The report: {page} (and {page.with_suffix('.json')})", soft_wrap=True)
-    _warn_of_budget(console, read_config(config, overrides or ()), prepared)
+    _warn_of_budget(console, given, prepared)
 
 
 @app.command()
@@ -58,6 +59,7 @@ def explain(
 ) -> None:
     """Show a row's whole way: origin, changes, tokens, verdict, split."""
     from orpo_pipeline.data.explanation import explain_row
+    from orpo_pipeline.data.report_page import show_controls
 
     console = Console()
     explanations = explain_row(state_home(), row)
@@ -67,7 +69,7 @@ def explain(
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for label, text in explanation.steps:
-            table.add_row(label, escape(text))
+            table.add_row(label, escape(show_controls(text)))
         console.print(table)
         console.print()
 

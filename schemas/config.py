@@ -59,7 +59,7 @@ class DataConfig(Section):
     """E-mail addresses, phone, card and IBAN numbers: replaced on both sides alike, or else."""
 
     secrets: Literal["quarantine", "redact", "keep"] = "quarantine"
-    """Keys, tokens and passwords in a row: the row is set aside, or they are replaced."""
+    """Access keys, tokens and private keys in a row: it is set aside, or they are replaced."""
 
     min_score_margin: float = Field(default=0.0, ge=0)
     """Scored pairs with a smaller margin are counted in the report. In the data's own units."""

@@ -1,7 +1,8 @@
 """Checked blocks on disk: each is a stage of its own, checked once and found again by its content.
 
     blocks/SETTINGS/BLOCK/{index.parquet, rows.parquet, block.json, manifest.json}
-    blocks/SETTINGS/files/SHA256.json    the blocks of a file that was read to its end
+    blocks/SETTINGS/files/SHA256SUFFIX/{blocks.json, manifest.json}
+                                  the blocks of a file that was read to its end
 
 SETTINGS names everything else that decides a row: rules, tokenizer, template, lengths, code.
 """
@@ -18,19 +19,21 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from orpo_pipeline.data.checking import NO_DIALECT, RowChecker, mixed_dialects
-from orpo_pipeline.data.files import SourceFile
+from orpo_pipeline.data.files import SUFFIXES, SourceFile
 from orpo_pipeline.data.readers import Block, read_blocks
-from orpo_pipeline.stages import is_complete, new_stage, write_atomically
+from orpo_pipeline.stages import is_complete, new_stage
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 
 INDEX, ROWS, SUMMARY = "index.parquet", "rows.parquet", "block.json"
+BLOCKS = "blocks.json"
 SMALL = 32 * 2**20  # bytes of source files below which starting processes costs more than it saves
 AHEAD = 2  # blocks per process that wait to be checked: they are held in memory
 
@@ -74,8 +77,10 @@ class BlockStore:
                 for file, sha256 in found:
                     blocks = self._known(file, sha256, split)
                     if blocks is None:
-                        blocks = self._read(file, split, check)
-                        self._remember(sha256, blocks)
+                        before = sum(block.rows for block in stored)
+                        advance = partial(_advance, progress, before)
+                        blocks = self._read(file, split, check, advance)
+                        self._remember(file, sha256, blocks)
                     _require_one_dialect(blocks)
                     stored += blocks
                     progress("rows checked", sum(block.rows for block in stored), 0)
@@ -83,11 +88,10 @@ class BlockStore:
 
     def _known(self, file: SourceFile, sha256: str, split: str) -> list[StoredBlock] | None:
         """The blocks of a file that was read before; None when it was not, or one is damaged."""
-        try:
-            listed = json.loads((self.folder / "files" / f"{sha256}.json").read_text("utf-8"))
-            places = [(str(entry["block"]), int(entry["first_row"])) for entry in listed]
-        except (OSError, ValueError, KeyError, TypeError):
+        listed = self._list_folder(file, sha256)
+        if not is_complete(listed):
             return None
+        places = json.loads((listed / BLOCKS).read_text(encoding="utf-8"))
         if not all(is_complete(self.folder / block) for block, _ in places):
             return None
         return [self._load(block, file.name, split, first_row) for block, first_row in places]
@@ -97,9 +101,12 @@ class BlockStore:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return StoredBlock(folder, file, split, first_row, **summary)
 
-    def _read(self, file: SourceFile, split: str, check: "Check") -> list[StoredBlock]:
+    def _read(
+        self, file: SourceFile, split: str, check: "Check", advance: Callable[[int], None]
+    ) -> list[StoredBlock]:
         places: list[tuple[str, int]] = []
         for block in read_blocks(file):
+            advance(block.first_row)
             name = block.digest[:20]
             places.append((name, block.first_row))
             if not is_complete(self.folder / name):
@@ -107,11 +114,18 @@ class BlockStore:
         check.wait()
         return [self._load(name, file.name, split, first_row) for name, first_row in places]
 
-    def _remember(self, sha256: str, blocks: list[StoredBlock]) -> None:
-        folder = self.folder / "files"
-        folder.mkdir(parents=True, exist_ok=True)
-        entries = [{"block": block.folder.name, "first_row": block.first_row} for block in blocks]
-        write_atomically(folder / f"{sha256}.json", json.dumps(entries))
+    def _remember(self, file: SourceFile, sha256: str, blocks: list[StoredBlock]) -> None:
+        places = [(block.folder.name, block.first_row) for block in blocks]
+        folder = self._list_folder(file, sha256)
+        # A list whose block was damaged is there still; it is the same one.
+        if not is_complete(folder):
+            with new_stage(folder) as temporary:
+                (temporary / BLOCKS).write_text(json.dumps(places), encoding="utf-8")
+
+    def _list_folder(self, file: SourceFile, sha256: str) -> Path:
+        # The same bytes under another suffix are read as other rows.
+        suffix = next(filter(file.path.name.endswith, SUFFIXES), "")
+        return self.folder / "files" / f"{sha256}{suffix}"
 
     @contextmanager
     def _checkers(self, files: dict[str, list[tuple[SourceFile, str]]]) -> Iterator["Check"]:
@@ -168,6 +182,10 @@ class Check:
             self._waiting.popleft().result()
 
 
+def _advance(progress: Progress, before: int, rows: int) -> None:
+    progress("rows checked", before + rows, 0)
+
+
 def store(checker: RowChecker, block: Block, folder: Path) -> None:
     """Check one block and publish it as a stage."""
     checked = checker.check(block)
@@ -196,9 +214,9 @@ def _require_one_dialect(blocks: list[StoredBlock]) -> None:
         if first is not None and block.dialect != first.dialect:
             raise mixed_dialects(
                 first.dialect,
-                f"{first.file} from row {first.first_row + 1} ({first.first})",
+                f"{first.file} from row {first.first_row + 1} {first.first}",
                 block.dialect,
-                f"{block.file} from row {block.first_row + 1} ({block.first})",
+                f"{block.file} from row {block.first_row + 1} {block.first}",
             )
         first = first or block
 

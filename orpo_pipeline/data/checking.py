@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class RowChecker:
             row.notes += result.notes
         for row in rows:
             if row.defect is not None and row.pair is not None:
-                row.text = _as_json(shown_pair(row.pair))
+                row.text = as_json(shown_pair(row.pair))
         return CheckedBlock(
             dialect=dialect.name if dialect else NO_DIALECT,
             first=first,
@@ -123,7 +124,7 @@ class RowChecker:
             return row
         parsed = dialect.parse(raw.value, raw.origin) if dialect else _unknown(raw.value)
         if isinstance(parsed, Defect):
-            row.defect, row.text = parsed, _as_json(raw.value)
+            row.defect, row.text = parsed, as_json(raw.value)
             return row
         checked = check_pair(parsed, self._data)
         row.pair, row.defect = checked.pair, checked.defect
@@ -181,7 +182,7 @@ def shown_pair(pair: Pair) -> dict[str, Any]:
     return shown | {name: value for name, value in scores.items() if value is not None}
 
 
-def _as_json(value: Any) -> str:
+def as_json(value: Any) -> str:
     """A row for the quarantine file; ASCII, since a broken row may hold half a surrogate pair."""
     try:
         return json.dumps(value, ensure_ascii=True, default=str)[:LONGEST_SHOWN]
@@ -273,7 +274,7 @@ def _conversations(values: Sequence[Conversation | None]) -> pa.Array:
 
 
 def _token_ids(values: Sequence[list[int] | None]) -> pa.Array:
-    flat = np.fromiter((i for ids in values if ids is not None for i in ids), dtype=np.int32)
+    flat = np.fromiter(chain.from_iterable(filter(None, values)), dtype=np.int32)
     return pa.ListArray.from_arrays(_offsets(values), pa.array(flat))
 
 

@@ -95,13 +95,13 @@ DEFECT_WORDS: dict[DefectCode, DefectWords] = {
     ),
     DefectCode.SECRET: DefectWords(
         "Secrets",
-        "Key or password",
-        "The row holds what looks like a key, token or password, which a model may repeat.",
+        "Access key",
+        "The row holds what looks like an access or private key, which a model may repeat.",
     ),
     DefectCode.SECRET_REDACTED: DefectWords(
         "Secrets",
-        "Key or password replaced",
-        "What looked like a key, token or password was replaced, on both sides alike.",
+        "Access key replaced",
+        "What looked like an access key, token or private key was replaced, on both sides alike.",
     ),
     DefectCode.PERSONAL_DATA: DefectWords(
         "Secrets",

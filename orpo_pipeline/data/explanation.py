@@ -1,5 +1,7 @@
 """The whole way of one row: where it stood, what was changed, what was decided, and where it is."""
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +10,20 @@ from typing import Any
 import polars as pl
 
 from orpo_pipeline.data.block_store import INDEX
-from orpo_pipeline.data.prepared_files import EVAL, SIDES, TRAIN, read_shard_rows, shard_name
+from orpo_pipeline.data.prepared_files import (
+    DUPLICATES,
+    EVAL,
+    QUARANTINE,
+    SIDES,
+    TRAIN,
+    read_shard_rows,
+    shard_name,
+)
 from orpo_pipeline.data.publication import RECORD
 from orpo_pipeline.stages import MANIFEST
 from schemas.errors import UserError
-from schemas.results import PreparedData
 
+ROW_NUMBER = re.compile("[0-9]{1,18}")
 SHORTEST_ID = 6  # digits of a row id that are enough to ask for it
 SHOWN = 400  # characters of a text
 NEIGHBOURS = 5  # rows of the prompt group that are listed
@@ -40,11 +50,7 @@ def explain_row(home: Path, wanted: str) -> list[Explanation]:
             f"at least {SHORTEST_ID} of its hexadecimal digits, or FILE:ROW.",
             "Copy the id from the data report or from quarantine.parquet.",
         )
-    folders = sorted(
-        (path.parent for path in (home / "prepared").glob(f"*/{MANIFEST}")),
-        key=lambda folder: (folder / MANIFEST).stat().st_mtime,
-        reverse=True,
-    )
+    folders = _prepared_folders(home)
     found = [explanation for folder in folders for explanation in _explanations(folder, wanted)]
     if not found:
         raise UserError(
@@ -55,10 +61,23 @@ def explain_row(home: Path, wanted: str) -> list[Explanation]:
     return found
 
 
+def _prepared_folders(home: Path) -> list[Path]:
+    """Complete stages, the newest first.
+
+    Not what a crash or a damage left under another name, and none of a version that wrote others.
+    """
+    stages = (path.parent for path in (home / "prepared").glob(f"*/{MANIFEST}"))
+    return sorted(
+        (folder for folder in stages if "." not in folder.name and (folder / DUPLICATES).exists()),
+        key=lambda folder: (folder / MANIFEST).stat().st_mtime,
+        reverse=True,
+    )
+
+
 def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
-    record = PreparedData.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    dataset_id = json.loads((folder / RECORD).read_text(encoding="utf-8"))["dataset_id"]
     file, colon, row = wanted.rpartition(":")
-    if colon and row.isdigit():
+    if colon and ROW_NUMBER.fullmatch(row):
         matches = (pl.col("origin_file") == file) & (pl.col("origin_row") == int(row))
     else:
         matches = pl.col("row_id").str.starts_with(wanted.lower())
@@ -69,17 +88,15 @@ def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
         for split in (TRAIN, EVAL)
     ]
     for found in pl.concat(kept).collect().iter_rows(named=True):
-        yield Explanation(folder, tuple(_steps_of_kept(folder, record, found)))
-    for name in ("quarantine", "duplicates"):
-        rows = pl.scan_parquet(folder / f"{name}.parquet").filter(matches).collect()
+        yield Explanation(folder, tuple(_steps_of_kept(folder, dataset_id, found)))
+    for name in (QUARANTINE, DUPLICATES):
+        rows = pl.scan_parquet(folder / name).filter(matches).collect()
         for found in rows.iter_rows(named=True):
             steps = _steps_of_quarantined(found) if "code" in found else _steps_of_duplicate(found)
-            yield Explanation(folder, (*steps, *_stage(folder, record)))
+            yield Explanation(folder, (*steps, *_stage(folder, dataset_id)))
 
 
-def _steps_of_kept(
-    folder: Path, record: PreparedData, row: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
+def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     shard = folder / "shards" / shard_name(row["shard"])
     position = pl.Series([row["position"]], dtype=pl.UInt32)
     stored = pl.read_parquet(shard / INDEX, columns=NOTED)[position].row(0, named=True)
@@ -97,7 +114,7 @@ def _steps_of_kept(
     yield "tokens", counts
     yield "prompt group", _neighbours(folder, row)
     yield "verdict", f"kept, to {'train' if row['split'] == TRAIN else 'evaluate'}"
-    yield from _stage(folder, record)
+    yield from _stage(folder, dataset_id)
 
 
 def _neighbours(folder: Path, row: dict[str, Any]) -> str:
@@ -127,8 +144,8 @@ def _steps_of_duplicate(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "verdict", "a copy of the row with this id, which stays"
 
 
-def _stage(folder: Path, record: PreparedData) -> Iterator[tuple[str, str]]:
-    yield "data set", record.dataset_id
+def _stage(folder: Path, dataset_id: str) -> Iterator[tuple[str, str]]:
+    yield "data set", dataset_id
     yield "prepared in", str(folder)
 
 

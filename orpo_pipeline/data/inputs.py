@@ -12,6 +12,7 @@ from orpo_pipeline.data.chat_template import format_identity
 from orpo_pipeline.data.files import SourceFile, find_files, unreadable
 from orpo_pipeline.data.held_out import barred_prompts
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN
+from orpo_pipeline.data.splits import held_out
 from orpo_pipeline.stages import code_version, file_sha256, fingerprint
 from schemas.config import RunConfig
 from schemas.errors import UserError
@@ -49,7 +50,7 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
             **settings_of(config),
             "benchmarks": benchmarks and _benchmarks_sha256(benchmarks),
             "format": format_identity(base_model.path, config.chat.template),
-            "code": code_version("orpo_pipeline.data.checking"),
+            "code": code_version("orpo_pipeline.data.block_store"),
         }
     )
     held_out_key = fingerprint(
@@ -58,6 +59,8 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
         else {"eval_fraction": config.data.eval_fraction}
     )
     barred = barred_prompts(home / HELD_OUT, except_key=held_out_key)
+    if EVAL not in files:  # those that are held out again decide nothing
+        barred = barred.filter(~held_out(barred, config.data.eval_fraction))
     decisive = {"eval_fraction", "near_duplicates", "max_pairs_per_prompt"}
     inputs = {
         "settings": settings,

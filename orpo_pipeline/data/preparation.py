@@ -11,8 +11,8 @@ from orpo_pipeline.data.block_store import BlockStore, Progress, StoredBlock
 from orpo_pipeline.data.chat_template import load_chat_format
 from orpo_pipeline.data.held_out import record_held_out
 from orpo_pipeline.data.inputs import HELD_OUT, Inputs, find_inputs
-from orpo_pipeline.data.prepared_files import EVAL, TRAIN
-from orpo_pipeline.data.publication import KEPT, RECORD, dataset_id, publish_prepared
+from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE, TRAIN
+from orpo_pipeline.data.publication import KEPT, dataset_id, publish_prepared, read_record
 from orpo_pipeline.data.selection import Selection, load_rows
 from orpo_pipeline.stages import is_complete
 from schemas.config import RunConfig
@@ -30,11 +30,13 @@ def load_prepared(inputs: Inputs, config: RunConfig) -> PreparedData | None:
     """
     if not is_complete(inputs.folder):
         return None
-    record = PreparedData.model_validate_json((inputs.folder / RECORD).read_text(encoding="utf-8"))
-    check_budget(record.quarantined, record.rows_in, config)
-    # The same weights may have moved since, as the state folder may.
-    update = {"reused": True, "path": inputs.folder, "base_model": inputs.base_model}
-    return record.model_copy(update=update)
+    record = read_record(inputs.folder, inputs.base_model)
+
+    def examples(code: str) -> str:
+        return _examples(pl.read_parquet(inputs.folder / QUARANTINE), code)
+
+    check_budget(record.quarantined, record.rows_in, config, examples)
+    return record.model_copy(update={"reused": True})
 
 
 def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:

@@ -7,7 +7,6 @@
 Shards are links to the block store's files: a row added to a million costs no second copy.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orpo_pipeline.data.block_store import INDEX, ROWS, StoredBlock
+from orpo_pipeline.data.checking import as_json
 from orpo_pipeline.stages import Entries, manifest_entries
 from schemas.frames import Quarantine
 from schemas.pairs import DefectCode
 
 TRAIN, EVAL = "train", "eval"
+QUARANTINE, DUPLICATES = "quarantine.parquet", "duplicates.parquet"
 SIDES = ("prompt", "chosen", "rejected")
 TOKEN_COLUMNS = tuple(f"{side}_ids" for side in SIDES)
 WRITTEN_AT_ONCE = 20_000  # quarantined rows in memory
@@ -127,4 +128,4 @@ def row_text(
     """A row as quarantine.parquet shows it: kept with its reason, or rebuilt from its parts."""
     if text is not None:
         return text
-    return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}, ensure_ascii=True)
+    return as_json({"prompt": prompt, "chosen": chosen, "rejected": rejected})

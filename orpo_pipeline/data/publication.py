@@ -1,7 +1,9 @@
 """What preparation leaves behind: the stage's files and its record."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -9,7 +11,9 @@ from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.chat_template import ChatFormat
 from orpo_pipeline.data.inputs import Inputs
 from orpo_pipeline.data.prepared_files import (
+    DUPLICATES,
     EVAL,
+    QUARANTINE,
     TRAIN,
     link_shards,
     read_shard_rows,
@@ -24,10 +28,11 @@ from schemas.config import RunConfig
 from schemas.data_report import DataReport, FileSummary
 from schemas.frames import KeptPairs
 from schemas.pairs import DefectCode
-from schemas.results import PreparedData
+from schemas.results import BaseModelRecord, PreparedData
 
 RECORD, REPORT = "record.json", "report.json"
 EXAMPLES = 3
+PLACES: Any = {"path": True, "base_model": {"path"}}
 KEPT = pl.col("code").is_null() & ~pl.col("duplicate")
 
 
@@ -74,13 +79,25 @@ def publish_prepared(
         for split in (TRAIN, EVAL):
             side = kept.filter(pl.col("split") == split).select(*KeptPairs.to_schema().columns)
             KeptPairs.validate(side, lazy=True).write_parquet(temporary / f"{split}.parquet")
-        write_quarantine(temporary / "quarantine.parquet", removed, blocks)
-        _write_duplicates(temporary / "duplicates.parquet", rows)
+        write_quarantine(temporary / QUARANTINE, removed, blocks)
+        _write_duplicates(temporary / DUPLICATES, rows)
         link_shards(temporary, blocks)
         chat.tokenizer.save_pretrained(temporary / "tokenizer")
         (temporary / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
-        (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        write_record(temporary, record)
     return record
+
+
+def write_record(folder: Path, record: PreparedData) -> None:
+    """The record without paths: where a state folder lies changes no byte of a stage."""
+    text = record.model_dump_json(indent=1, exclude=PLACES)
+    (folder / RECORD).write_text(text, encoding="utf-8")
+
+
+def read_record(folder: Path, base_model: BaseModelRecord) -> PreparedData:
+    """The record of a complete stage, whose base model lies where `base_model` says."""
+    values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return PreparedData.model_validate({**values, "path": folder, "base_model": base_model})
 
 
 def _write_duplicates(path: Path, rows: pl.DataFrame) -> None:

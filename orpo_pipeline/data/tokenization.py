@@ -5,12 +5,13 @@ parts, cut behind a control token: a tokenizer splits its input at control token
 else, so the parts' ids are the whole's. Whether a tokenizer really does so is tried, not assumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orpo_pipeline.data.chat_template import ChatFormat, ControlTokens, render_each
 from orpo_pipeline.data.truncation import fit_pair
+from orpo_pipeline.data.word_table import EncodeTexts, WordTable
 from schemas.config import ChatConfig
 from schemas.pairs import Conversation, Defect, DefectCode, Pair
 from schemas.tokens import TokenizedPair
@@ -52,7 +53,8 @@ class PairTokenizer:
     def __init__(self, chat: ChatFormat, settings: ChatConfig) -> None:
         self._chat = chat
         self._settings = settings
-        self._encode = _batch_encoder(chat.tokenizer)
+        self._encode_whole = _batch_encoder(chat.tokenizer)
+        self._encode = _table_encoder(chat.tokenizer, self._encode_whole)
         self._control = ControlTokens(chat)
         self._cuts_exactly: dict[str, bool] = {}
         self._endings: dict[str, int] = {}
@@ -147,8 +149,8 @@ class PairTokenizer:
         """Whether a text's ids are those of its parts before and behind the end of `token`."""
         known = self._cuts_exactly.get(token)
         if known is None:
-            alone, *behind = self._encode([token, *PROBES])
-            whole = self._encode([token + probe for probe in PROBES])
+            alone, *behind = self._encode_whole([token, *PROBES])
+            whole = self._encode_whole([token + probe for probe in PROBES])
             added = self._chat.tokenizer.added_tokens_encoder
             known = whole == [alone + ids for ids in behind] and not any(
                 other.startswith(token) for other in added if other != token
@@ -169,7 +171,7 @@ class PairTokenizer:
         for number, row in enumerate(rendered):
             head, chosen, rejected = ids[3 * number : 3 * number + 3]
             header = found.get(row.header) or self._headers.get(row.header, [])
-            if number < CHECKED_ROWS and row.cut:
+            if number < CHECKED_ROWS:
                 self._check_parts(row, head + header, head + chosen)
             first = self._answer("chosen", row.chosen, chosen, header, row)
             second = self._answer("rejected", row.rejected, rejected, header, row)
@@ -180,7 +182,7 @@ class PairTokenizer:
                 self._headers[text] = found[text]
 
     def _check_parts(self, row: _Rendered, parts: list[int], whole: list[int]) -> None:
-        if self._encode([row.prompt, row.chosen]) != [parts, whole]:
+        if self._encode_whole([row.prompt, row.chosen]) != [parts, whole]:
             raise AssertionError(
                 "this tokenizer reads the parts of a text otherwise than the whole; "
                 f"seen at the prompt {row.prompt[:80]!r}"
@@ -268,7 +270,12 @@ def _not_a_prefix(side: str) -> Defect:
     )
 
 
-def _batch_encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+def _table_encoder(tokenizer: Any, encode_whole: EncodeTexts) -> EncodeTexts:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return encode_whole if backend is None else WordTable(backend, encode_whole).encode
+
+
+def _batch_encoder(tokenizer: Any) -> EncodeTexts:
     """Texts to ids, adding nothing: the template writes the control tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # a tokenizer in Python

@@ -1,11 +1,18 @@
-"""Tokenizers: the embedded model's, and small ones that have just a template's tokens."""
+"""Tokenizers, and stages prepared with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prepared import run
+from rows import write_rows
 
+from orpo_pipeline.data import checking, preparation
 from orpo_pipeline.data.chat_template import ChatFormat, load_chat_format
+from schemas.config import RunConfig
+from schemas.results import PreparedData
 
 MakeTokenizer = Callable[..., Path]
 
@@ -65,3 +72,31 @@ def named_formats(mistral_like: Path, llama3_like: Path, tiny_model: Path) -> di
         "zephyr": mistral_like,
     }
     return {name: load_chat_format(folder, name) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def load_once() -> Callable[[Path, str | None], ChatFormat]:
+    """`load_chat_format` that reads a tokenizer once: every stage would take a second for it."""
+    return cache(load_chat_format)
+
+
+@pytest.fixture
+def prepare_rows(
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    load_once: Callable[[Path, str | None], ChatFormat],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., PreparedData]:
+    """Prepare these rows as one file; a row given as text is a line. The rest is DataConfig's."""
+    monkeypatch.setattr(preparation, "load_chat_format", load_once)
+    monkeypatch.setattr(checking, "load_chat_format", load_once)
+
+    def make(
+        rows: Sequence[Any] | None, name: str = "rows.jsonl", home: str = "home", **data: Any
+    ) -> PreparedData:
+        if rows is not None:
+            data["source"] = str(write_rows(tmp_path / name, rows))
+        chat = data.pop("chat", {})
+        return run(tiny_config(data=data, chat=chat), tmp_path / home)
+
+    return make

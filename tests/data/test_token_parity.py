@@ -19,7 +19,20 @@ FRAGMENTS = [
     *("<|im_", "end|>", "<|", "|>", "[INST]", " [/INST]", "<|user|>", "assistant\n", "system"),
     *(" ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u200b", "\ufeff", "\x00"),
     *("Hello", " there", "hello there", "'s", "I'm", "1", "12345", "3.14", ".", "...", "?!", "_"),
-    *("é", "e\u0301", "ﬁ", "\u0301", "Ａ", "ß", "İ", "你好", "日本語", "한국어", "שלום", "नमस्ते"),
+    *(
+        "é",
+        "e\u0301",
+        "ﬁ",
+        "\u0301",
+        "\uff21",
+        "ß",
+        "İ",
+        "你好",
+        "日本語",
+        "한국어",
+        "שלום",
+        "नमस्ते",
+    ),
     *("👍", "👩\u200d👩\u200d👧", "🇩🇪", "👍🏽", "\ufe0f", "▁", "▁a", "Ġ", "Ċ", "<0x0A>", "{{ 1 }}"),
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=6)), max_size=8).map(
@@ -110,14 +123,12 @@ def check(chat: ChatFormat, prompt: Conversation, answers: tuple[str, str], got:
         return
     assert got.tokens is not None and got.tokens.prompt == begin
     sides = (("chosen", got.tokens.chosen), ("rejected", got.tokens.rejected))
-    for (side, ids), whole, text in zip(sides, wholes, answers, strict=True):
+    for (side, ids), whole in zip(sides, wholes, strict=True):
         assert ids[-1] == chat.end_of_turn
         if any(reason.startswith(side) for reason in apart):
             assert whole[: len(begin)] != begin
-            assert text.strip() in decode(chat, ids)
-            assert decode(chat, begin + ids) == decode(chat, whole[: len(begin + ids)])[:0] + (
-                decode(chat, begin + ids)
-            )
+            end = len(whole) - whole[::-1].index(chat.end_of_turn)
+            assert decode(chat, begin + ids) == decode(chat, whole[:end])
         else:
             assert begin + ids == whole[: len(begin + ids)]
             assert chat.end_of_turn not in whole[len(begin + ids) :]
@@ -152,6 +163,21 @@ def test_the_backends_batch_gives_the_tokenizers_ids(
     expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
     fast = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     assert [encoding.ids for encoding in fast] == expected
+
+
+@pytest.mark.parametrize("name", ["first-zephyr", "never-zephyr"])
+def test_an_answer_apart_has_no_prefix_space(name: str, formats: dict[str, ChatFormat]) -> None:
+    chat = formats[name]
+    prompt = make_pair().prompt
+    (got,) = PairTokenizer(chat, ChatConfig()).tokenize([make_pair(chosen="\nHello there")])
+    check(chat, prompt, ("\nHello there", "Go away."), got)
+    assert [note.code for note in got.notes] == [DefectCode.BOUNDARY_KEPT]
+    assert got.tokens is not None
+    (space,) = chat.tokenizer.convert_tokens_to_ids(["▁"])
+    assert got.tokens.chosen[0] != space
+    assert decode(chat, got.tokens.prompt + got.tokens.chosen).endswith(
+        "<|assistant|>\n\nHello there</s>"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,79 @@
+"""Sides of prompts over time: growth moves none, and what was held out is never trained on."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from prepared import GOOD, blocks_in, check_account, frame, prompts, quarantined
+from rows import pair_row, write_rows
+
+from schemas.pairs import DefectCode
+from schemas.results import PreparedData
+
+Prepare = Callable[..., PreparedData]
+BEFORE = DefectCode.HELD_OUT_BEFORE.value
+
+
+def test_prompts_keep_their_side_when_the_data_grows(prepare_rows: Prepare) -> None:
+    small = prepare_rows(GOOD)
+    rows = [pair_row(number) for number in range(100)]
+    large = prepare_rows(random.Random(1).sample(rows, 100), name="another.jsonl")
+    assert prompts(small, "eval") <= prompts(large, "eval")
+    assert prompts(small, "train") <= prompts(large, "train")
+    assert large.rows_quarantined == 0
+
+
+def test_a_smaller_share_does_not_release_what_was_held_out(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    first = prepare_rows(GOOD)
+    blocks = blocks_in(tmp_path / "home")
+    assert prepare_rows(GOOD).reused
+
+    smaller = prepare_rows(GOOD, eval_fraction=0.1)
+    check_account(smaller)
+    assert prompts(smaller, "eval") < prompts(first, "eval")
+    assert prompts(smaller, "train") == prompts(first, "train")
+    released = prompts(first, "eval") - prompts(smaller, "eval")
+    assert smaller.quarantined == {BEFORE: len(released)}
+    assert set(quarantined(smaller).values()) == {
+        (BEFORE, "an earlier evaluation split held this prompt out")
+    }
+    assert blocks_in(tmp_path / "home") == blocks  # no row was checked again
+
+    # Either configuration finds its own result again.
+    assert prepare_rows(GOOD, eval_fraction=0.1) == smaller.model_copy(update={"reused": True})
+    assert prepare_rows(GOOD) == first.model_copy(update={"reused": True})
+    fresh = prepare_rows(GOOD, eval_fraction=0.1, home="elsewhere")
+    assert fresh.rows_quarantined == 0
+    assert fresh.prepared_id != smaller.prepared_id
+
+
+def test_prompts_of_a_replaced_evaluation_file_stay_barred(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", GOOD[10:])
+    write_rows(folder / "test.jsonl", GOOD[:10])
+    first = prepare_rows(None, source=str(folder), eval_split="test")
+    assert (first.train_pairs, first.eval_pairs) == (30, 10)
+
+    # The old evaluation rows come back as training data.
+    write_rows(folder / "train.jsonl", GOOD[:30])
+    write_rows(folder / "test.jsonl", GOOD[30:])
+    second = prepare_rows(None, source=str(folder), eval_split="test")
+    check_account(second)
+    assert (second.train_pairs, second.eval_pairs) == (20, 10)
+    assert {row: code for row, (code, _) in quarantined(second).items()} == dict.fromkeys(
+        range(1, 11), BEFORE
+    )
+    assert prepare_rows(None, source=str(folder), eval_split="test").reused
+
+    # Nor may they be trained on without evaluation files; what is held out anew is free to be.
+    (folder / "test.jsonl").unlink()
+    third = prepare_rows(None, source=str(folder))
+    asked = {row["prompt"][0]["content"] for row in GOOD[:10]}
+    assert not prompts(third, "train") & asked
+    assert prompts(third, "eval")
+    assert frame(third, "quarantine")["severity"].unique().to_list() == ["drop"]
