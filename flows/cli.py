@@ -5,7 +5,6 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -47,7 +46,9 @@ def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = F
     mark_run(state_home())
     from flows.pipeline import orpo_pipeline
     from flows.summary import print_summary
+    from tasks.temporary_server import start_temporary_server
 
+    start_temporary_server()
     console = Console()
     console.print(f"state folder {state_home()}", style="dim", soft_wrap=True)
     print_summary(orpo_pipeline(parsed), console)
@@ -70,9 +71,10 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     use_state_folder(debug)
     from flows.summary import plan_as_table
     from orpo_pipeline.planning.plan import plan_training
-    from tasks.plan import probe_in_child
+    from tasks.plan import probe_in_child, refuse_impossible_requests
     from tasks.prepare import prepare_data
 
+    refuse_impossible_requests(parsed)
     prepared = prepare_data(parsed)
     decided = plan_training(
         parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
@@ -121,13 +123,6 @@ def use_state_folder(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: an error that a person can act on is one paragraph and an exit code."""
-    interrupted: list[int] = []
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, on_interrupt)
     try:
         app()
     except PipelineError as error:
@@ -142,10 +137,4 @@ def main() -> None:
             console.print(f"[bold]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception:
-        # A terminal's Ctrl-C also ends Prefect's temporary server, so that what comes out here may
-        # be a lost connection instead of the interrupt.
-        if not interrupted:
-            raise
         sys.exit(INTERRUPTED)

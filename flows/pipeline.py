@@ -8,10 +8,10 @@ from schemas.config import RunConfig
 from schemas.results import PipelineResult
 from tasks.evaluate import evaluate
 from tasks.home import state_home
-from tasks.plan import plan
+from tasks.plan import plan, refuse_impossible_requests
 from tasks.prepare import prepare
 from tasks.register import register
-from tasks.tracking import require_tracking
+from tasks.tracking_store import require_tracking
 from tasks.train import train
 
 
@@ -23,7 +23,9 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
         config: every knob of the run; what is not given has its default.
     """
     started = time.monotonic()
-    require_tracking(config.registry, state_home())  # better now than after hours of training
+    # Better now than after hours of preparation or training.
+    require_tracking(config.registry, state_home())
+    refuse_impossible_requests(config)
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)

@@ -5,7 +5,6 @@ lists every file with its size and SHA-256; without a manifest that agrees, the 
 """
 
 import ast
-import copy
 import hashlib
 import importlib.util
 import json
@@ -65,20 +64,25 @@ def code_version(module: str) -> str:
             continue
         if spec is None or spec.origin is None:
             continue
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        seen[name] = hashlib.sha256(ast.dump(_without_docs(tree)).encode()).hexdigest()
-        waiting.extend(_our_imports(tree))
+        seen[name], imported = _read_module(Path(spec.origin))
+        waiting.extend(imported)
     return fingerprint(seen)
 
 
-def _without_docs(tree: ast.Module) -> ast.Module:
-    """The module without strings that stand alone: docstrings and docs under fields."""
-    bare = copy.deepcopy(tree)
-    for node in ast.walk(bare):
+@cache
+def _read_module(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The hash of a module's code, and which of our modules it may import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    _remove_docs(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_our_imports(tree))
+
+
+def _remove_docs(tree: ast.Module) -> None:
+    """Take out the strings that stand alone: docstrings and docs under fields."""
+    for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return bare
 
 
 def _is_text(line: ast.AST) -> bool:

@@ -13,7 +13,7 @@ from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
-from tasks.tracking import Tracker
+from tasks.tracking import recorded_run
 
 
 @task(**stage_task("evaluate", timedelta(days=1), retries=2, delay=timedelta(seconds=30)))
@@ -26,9 +26,10 @@ def evaluate(
     if done is not None:
         return done
     job = EvaluateJob(config=config, home=home, prepared=prepared, plan=plan, adapter=adapter)
-    tracker = Tracker(config.registry, home)
-    run_id = tracker.open_run(adapter.adapter_id)
-    with StageProgress("evaluate") as progress, tracker.failure_recorded(run_id):
+    with (
+        recorded_run(config.registry, home, adapter.adapter_id),
+        StageProgress("evaluate") as progress,
+    ):
 
         def on_event(event: Event) -> None:
             if isinstance(event, Progress):

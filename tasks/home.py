@@ -76,11 +76,20 @@ def enable_wal(database: Path) -> None:
     The mode is kept in the file, so every later connection has it, MLflow's own included.
 
     Raises:
-        EnvironmentFault: the file system cannot do it (network file systems usually cannot).
+        EnvironmentFault: the file system cannot do it (network file systems usually cannot), or
+            the file is there and no database.
     """
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(database, timeout=20)) as connection:
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    make_folder(database.parent)
+    try:
+        with closing(sqlite3.connect(database, timeout=20)) as connection:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except sqlite3.Error as error:
+        raise EnvironmentFault(
+            f"The database {database} cannot be opened: {error}.",
+            "an undamaged SQLite file that this user may write, on a disk with space left.",
+            "Free space, or put a backup of the file in its place; without one, move the file away "
+            "and what it recorded is lost.",
+        ) from error
     if mode != "wal":
         raise EnvironmentFault(
             f"SQLite answered journal_mode={mode} for {database}.",

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from datetime import timedelta
+from functools import cache
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from orpo_pipeline.planning.plan import plan_table, plan_training
+from orpo_pipeline.planning.plan import check_requests, plan_table, plan_training
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.hardware import Probe
@@ -30,8 +31,14 @@ def plan(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
     return decided
 
 
+def refuse_impossible_requests(config: RunConfig) -> None:
+    """Raise UserError when this machine cannot run what the configuration asks for."""
+    check_requests(config, probe_in_child())
+
+
+@cache
 def probe_in_child() -> Probe:
-    """Probe in a process of its own, so that this one never holds a GPU context."""
+    """Probe in a process of its own, so that this one never holds a GPU context. Done once."""
     command = [sys.executable, "-m", "orpo_pipeline.planning.hardware"]
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=child_environment()

@@ -8,10 +8,11 @@ from prefect.artifacts import create_markdown_artifact
 from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
+from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.registry import assign_alias, describe_version, record_run, register_version, registered
-from tasks.tracking import Tracker
+from tasks.tracking import recorded_run
 
 
 @task(**stage_task("register", timedelta(hours=1), retries=3, delay=timedelta(seconds=20)))
@@ -23,11 +24,11 @@ def register(
     evaluation: EvaluationReport,
 ) -> RegisteredVersion:
     """Record the run and register the adapter; doing it twice changes nothing."""
-    tracker = Tracker(config.registry, state_home())
-    run_id = tracker.open_run(adapter.adapter_id)
-    with tracker.failure_recorded(run_id):
+    with recorded_run(config.registry, state_home(), adapter.adapter_id) as (tracker, run_id):
         tracker.describe_run(run_id, config, prepared, plan)
-        record_run(tracker, run_id, prepared, plan, adapter, evaluation)
+        new = record_run(tracker, run_id, prepared, plan, adapter, evaluation)
+        if new and adapter.reused:  # a training that ran has logged it at its beginning
+            tracker.client.log_text(run_id, report_page(config, prepared, plan), DATA_REPORT)
         version, known = register_version(tracker, run_id, prepared, plan, adapter, evaluation)
         decision = assign_alias(tracker, version, evaluation, config.gate)
         tracker.finish_run(run_id)

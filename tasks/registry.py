@@ -39,12 +39,15 @@ def record_run(
     plan: TrainingPlan,
     adapter: TrainedAdapter,
     evaluation: EvaluationReport,
-) -> None:
-    """Log everything of a run that is not logged yet: data, plan, curves, figures, answers."""
+) -> bool:
+    """Log everything of a run that is not logged yet: data, plan, curves, figures, answers.
+
+    False when it was all there.
+    """
     client = tracker.client
     recorded = client.get_run(run_id).data.tags.get(RECORDED_TAG)
     if recorded == evaluation.path.name:
-        return
+        return False
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
@@ -74,6 +77,7 @@ def record_run(
     if answers:
         log_answers(tracker, run_id, answers, again=recorded is not None)
     client.set_tag(run_id, RECORDED_TAG, evaluation.path.name)
+    return True
 
 
 def log_answers(tracker: Tracker, run_id: str, answers: list[dict[str, str]], again: bool) -> None:

@@ -6,14 +6,11 @@ thread-local), and everything can be done twice without doubling anything.
 
 import json
 import logging
-import os
 import shutil
 import time
-import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,18 +18,17 @@ from typing import Any
 
 from orpo_pipeline.planning.plan import plan_table
 from schemas.config import RegistryConfig, RunConfig
-from schemas.errors import EnvironmentFault, UserError
+from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
-from tasks.home import enable_wal, mlflow_artifacts, mlflow_database, mlflow_store
+from tasks.home import mlflow_artifacts, mlflow_store
+from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
 
 ADAPTER_TAG = "orpo.adapter_id"
 RECORDED_TAG = "orpo.recorded"
 """Set when everything of a run has been logged."""
 
-SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 LOSS = "train/loss"
-HEALTH_SECONDS = 10
 QUIET_SECONDS = 30.0
 """After a failed live point the server is left alone for so long; nothing is lost, see
 `deliver_points`."""
@@ -42,32 +38,19 @@ BATCH = 1000  # MLflow's limit of metrics a call
 log = logging.getLogger(__name__)
 
 
-def tracking_uri(config: RegistryConfig, home: Path) -> str:
-    """Configured server, else `MLFLOW_TRACKING_URI`, else the state folder's SQLite file."""
-    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store(home)
+@contextmanager
+def recorded_run(
+    config: RegistryConfig, home: Path, adapter_id: str
+) -> Iterator[tuple["Tracker", str]]:
+    """The open MLflow run of a logical training: FAILED, or KILLED, when the block raises.
 
-
-def require_tracking(config: RegistryConfig, home: Path) -> None:
-    """Raise EnvironmentFault when a configured tracking server does not answer."""
-    uri = tracking_uri(config, home)
-    if not uri.startswith(SCHEMES):
-        raise UserError(
-            f"The tracking URI {uri!r} is none that MLflow can record in.",
-            f"a URI that starts with one of {', '.join(SCHEMES)}.",
-            "Correct registry.tracking_uri or MLFLOW_TRACKING_URI, or unset both.",
-        )
-    if not uri.startswith("http"):
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS):
-            return
-    except (OSError, HTTPException, ValueError) as error:
-        raise EnvironmentFault(
-            f"The MLflow tracking server {uri} does not answer: {error}.",
-            "a running MLflow server.",
-            "Start it (for the embedded one: `make up`), or unset MLFLOW_TRACKING_URI and "
-            "registry.tracking_uri to record in the state folder.",
-        ) from error
+    What MLflow itself raises becomes EnvironmentFault.
+    """
+    with store_faults(tracking_uri(config, home)):
+        tracker = Tracker(config, home)
+        run_id = tracker.open_run(adapter_id)
+        with tracker.failure_recorded(run_id):
+            yield tracker, run_id
 
 
 class Tracker:
@@ -79,8 +62,6 @@ class Tracker:
         self.config = config
         self.home = home
         self.uri = tracking_uri(config, home)
-        if self.uri == mlflow_store(home):
-            enable_wal(mlflow_database(home))
         require_tracking(config, home)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         self.quiet_until = 0.0
@@ -159,13 +140,11 @@ class Tracker:
 
     def log_point_live(self, run_id: str, step: int, values: dict[str, float]) -> None:
         """Log one step now if the server answers; training never waits for a dead one."""
-        from mlflow.exceptions import MlflowException
-
         if step <= self.last_step or time.monotonic() < self.quiet_until:
             return  # a continued training repeats steps that are recorded already
         try:
             self.log_points(run_id, [{"step": step, "values": values}])
-        except (MlflowException, OSError) as error:
+        except store_errors() as error:
             log.warning("MLflow did not take step %d (delivered later): %s", step, error)
             self.quiet_until = time.monotonic() + QUIET_SECONDS
 
@@ -212,11 +191,9 @@ class Tracker:
 
     def close_run(self, run_id: str, status: str) -> None:
         """Record FAILED or KILLED. The first error matters: one of MLflow's here is only logged."""
-        from mlflow.exceptions import MlflowException
-
         try:
             self.client.set_terminated(run_id, status)
-        except (MlflowException, OSError) as error:
+        except store_errors() as error:
             log.warning("MLflow did not record that run %s is %s: %s", run_id, status, error)
 
     def log_dataset(self, run_id: str, digest: str) -> None:

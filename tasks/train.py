@@ -15,7 +15,7 @@ from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
-from tasks.tracking import Tracker
+from tasks.tracking import recorded_run
 
 
 @task(**stage_task("train", timedelta(days=7), retries=2, delay=timedelta(seconds=30)))
@@ -29,10 +29,11 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
         shutil.rmtree(home / "training" / identity, ignore_errors=True)
         return done
     require_idle(home, identity)  # before the run is opened, which another process may be filling
-    tracker = Tracker(config.registry, home)
-    run_id = tracker.open_run(identity)
     job = TrainJob(config=config, home=home, prepared=prepared, plan=plan, adapter_id=identity)
-    with StageProgress("train") as progress, tracker.failure_recorded(run_id):
+    with (
+        recorded_run(config.registry, home, identity) as (tracker, run_id),
+        StageProgress("train") as progress,
+    ):
         tracker.describe_run(run_id, config, prepared, plan)
         page = report_page(config, prepared, plan)
         tracker.client.log_text(run_id, page, DATA_REPORT)

@@ -53,7 +53,7 @@ def barred_prompts(folder: Path, except_key: str | None = None) -> pl.Series:
     """
     found = [pl.Series("prompt_id", [], dtype=pl.String)]
     with _disk_faults(folder):
-        for path in sorted(folder.glob("*.parquet")):
+        for path in sorted(folder.glob("[!.]*.parquet")):  # others were never finished
             if path.stem != except_key:
                 found.append(_read(path)["prompt_id"])
     return pl.concat(found).unique().sort()

@@ -39,10 +39,7 @@ def plan_training(
     Raises UserError for a device that is not there; for requests that this machine cannot run, all
     in one; and for a model that does not fit.
     """
-    device = choose_device(config, probe)
-    target = _on_device(probe, device.value)
-    dtype = choose_dtype(config, target)
-    refuse_impossible_overrides(config, target, dtype.value)
+    device, dtype, target = check_requests(config, probe)
     attention = choose_attention(config, target, dtype.value)
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
@@ -94,6 +91,19 @@ def step_memory(config: RunConfig, plan: TrainingPlan, shape: ModelShape, longes
         tokens=longest_pair,
         checkpointing=plan.gradient_checkpointing.value,
     ).total
+
+
+def check_requests(config: RunConfig, probe: Probe) -> tuple[Choice[Device], Choice[Dtype], Probe]:
+    """The device, its dtype, and the machine as training on that device sees it.
+
+    Raises UserError as `plan_training` does for what needs no data to be known: a device that is
+    not there, and requests that this machine cannot run.
+    """
+    device = choose_device(config, probe)
+    target = _on_device(probe, device.value)
+    dtype = choose_dtype(config, target)
+    refuse_impossible_overrides(config, target, dtype.value)
+    return device, dtype, target
 
 
 def plan_table(plan: TrainingPlan) -> list[tuple[str, str, str]]:

@@ -28,7 +28,7 @@ from schemas.jobs import EVENT, Event, Failed, PrepareJob
 MakeConfig = Callable[..., RunConfig]
 WAIT_SECONDS = 120
 BLOCK_ROWS = 4
-ROWS = [pair_row(number) for number in range(400)]
+ROWS = [pair_row(number) for number in range(160)]
 
 WORKER = f"""
 import sys
@@ -200,7 +200,9 @@ def test_kills_and_full_disks_leave_nothing_that_counts(
     assert faults[1].startswith(f"3 Writing the stage {home}/blocks/{blocks}/files/")
     assert faults[2].startswith(f"3 The record of held-out prompts {home}/held_out/")
     assert faults[3].startswith(f"3 Writing the stage {home}/prepared/")
-    assert ["(os error 27)" in fault or "File too large" in fault for fault in faults] == [True] * 4
+    assert ["File too large" in fault or "transport error" in fault for fault in faults] == [
+        True
+    ] * 4
 
     assert nothing_is_done(config, home)
     stage = find_inputs(config, home, lambda _: None).folder

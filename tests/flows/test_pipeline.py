@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,15 @@ import psutil
 import pytest
 import yaml
 from rows import pair_row, write_rows
+from servers import living
 
 from orpo_pipeline.stages import MANIFEST
+from orpo_pipeline.training.checkpoints import newest_step
 from tasks.home import mlflow_store
+from tasks.process_group import find_processes
 
 RUN_SECONDS = 280
+ENDLESS = ("training.max_steps=100000", "registry.experiment=interrupted")
 
 
 @dataclass
@@ -172,47 +179,79 @@ def test_the_version_has_an_alias_for_a_stated_reason(site: Site, first_output: 
 
 
 FRESH_PROCESS = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import mlflow
 from orpo_pipeline.data.prepared_files import read_pairs
 from schemas.tokens import TokenizedPair
 from orpo_pipeline.evaluation.scoring import score_pairs
-uri, prepared = sys.argv[1:]
+uri, prepared, copy = sys.argv[1:]
 mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
-model = mlflow.pyfunc.load_model("models:/tiny/1")
+
+def load():
+    return mlflow.pyfunc.load_model("models:/tiny/1")
+
+def answer(model):
+    messages = [{"role": "user", "content": "Hello"}]
+    return model.predict({"messages": messages}, params={"max_new_tokens": 3})
+
+model = load()
 rows = read_pairs(Path(prepared), "eval")
 pairs = [TokenizedPair(*ids) for ids in
          rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()]
 scores = score_pairs(model.unwrap_python_model().model, pairs, batch_size=4)
-answers = model.predict({"messages": [{"role": "user", "content": "Hello"}]},
-                        params={"max_new_tokens": 3})
-print(json.dumps({"logps": [s.chosen_logp for s in scores], "answers": answers}))
+found = {"logps": [s.chosen_logp for s in scores], "answers": answer(model)}
+os.environ["ORPO_BASE_MODEL"] = copy
+moved = load()
+found["base"] = moved.unwrap_python_model().model.get_base_model().config.name_or_path
+found["answers_on_copy"] = answer(moved)
+os.environ["ORPO_BASE_MODEL"] = copy + "-gone"
+try:
+    load()
+except FileNotFoundError as error:
+    found["missing"] = str(error)
+print(json.dumps(found))
 """
 
 
-def test_a_version_loaded_in_a_fresh_process_gives_the_same_log_probs(
-    site: Site, first_output: str, tmp_path: Path
-) -> None:
-    import polars as pl
-
+@pytest.fixture(scope="module")
+def loaded(
+    site: Site, first_output: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What a fresh process finds in the registered version."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    copy = shutil.copytree(tiny_model, folder / "base")
     prepared = next(site.home.glob("prepared/*/eval.parquet")).parent
     finished = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, mlflow_store(site.home), str(prepared)],
+        [sys.executable, "-c", FRESH_PROCESS, mlflow_store(site.home), str(prepared), str(copy)],
         env=site.environment,
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=RUN_SECONDS,
     )
     assert finished.returncode == 0, finished.stderr
-    loaded = json.loads(finished.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return {**found, "copy": str(copy)}
+
+
+def test_a_version_loaded_in_a_fresh_process_gives_the_same_log_probs(
+    site: Site, loaded: dict[str, Any]
+) -> None:
+    import polars as pl
+
     measured = pl.read_parquet(next(site.home.glob("evaluations/*/pairs.parquet")))
     expected = measured["candidate_chosen_logp"].to_list()
     base = measured["base_chosen_logp"].to_list()
     assert loaded["logps"] == pytest.approx(expected, abs=1e-4)
     assert loaded["logps"] != pytest.approx(base, abs=1e-2)  # the adapter is really in it
     assert len(loaded["answers"]) == 1 and isinstance(loaded["answers"][0], str)
+
+
+def test_a_version_takes_its_base_model_from_another_place(loaded: dict[str, Any]) -> None:
+    assert loaded["base"] == loaded["copy"]
+    assert loaded["answers_on_copy"] == loaded["answers"]
+    assert f"is not at {loaded['copy']}-gone. Set ORPO_BASE_MODEL" in loaded["missing"]
 
 
 def test_unchanged_inputs_are_not_done_again(site: Site, first_output: str) -> None:
@@ -225,9 +264,6 @@ def test_unchanged_inputs_are_not_done_again(site: Site, first_output: str) -> N
 
 
 def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: str) -> None:
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(site.home / "prefect" / "prefect.db")) as database:
         rows = database.execute(
             "select t.name, t.state_type from task_run t join flow_run f on f.id = t.flow_run_id "
@@ -240,17 +276,55 @@ def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: st
     assert stored and all(path.stat().st_size < 20_000 for path in stored)
 
 
+# The data source is missing too: what this machine cannot do is said before data is looked at.
+DEVICE = "cuda" if sys.platform == "darwin" else "mps"
+IMPOSSIBLE = (f"model.device={DEVICE}", "data.source=missing.jsonl")
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
 @pytest.mark.parametrize(
-    ("override", "code", "words"),
+    ("command", "overrides", "code", "words"),
     [
-        ("model.device=cuda", 2, "device is cuda"),
-        ("registry.tracking_uri=http://127.0.0.1:9", 3, "does not answer"),
+        ("run", IMPOSSIBLE, 2, f"device is {DEVICE}"),
+        ("plan", IMPOSSIBLE, 2, f"device is {DEVICE}"),
+        ("run", ["registry.tracking_uri=http://127.0.0.1:9"], 3, "does not answer"),
+        ("plan", ["model.base_model=owner/model"], 3, "model owner/model is not in the hub cache"),
     ],
 )
-def test_errors_inside_the_flow_are_one_paragraph(
-    site: Site, first_output: str, override: str, code: int, words: str
+def test_errors_are_one_paragraph(
+    site: Site, first_output: str, command: str, overrides: Sequence[str], code: int, words: str
 ) -> None:
-    finished = site.run("--set", override)
-    assert finished.returncode == code
+    options = [word for override in overrides for word in ("--set", override)]
+    finished = subprocess.run(
+        [sys.executable, "-m", "flows", command, "--config", str(site.config), *options],
+        env={**site.environment, **NO_HUB, "HF_HOME": str(site.home / "huggingface")},
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+    )
+    assert finished.returncode == code, finished.stderr
     assert words in finished.stderr and "expected:" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_ctrl_c_ends_the_run_with_all_its_processes(site: Site, first_output: str) -> None:
+    """A terminal sends SIGINT to the whole foreground process group: Prefect's server is in it."""
+    endless = [word for o in ENDLESS for word in ("--set", o)]
+    process = subprocess.Popen(site.command(*endless), env=site.environment, start_new_session=True)
+    wait_for_checkpoint(site.home, process)
+    (work,) = (site.home / "training").iterdir()
+    started = find_processes(site.home, lambda role: role == f"run-{process.pid}")
+    assert any("uvicorn" in p.cmdline() for p in started) and any(map(is_training, started))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(RUN_SECONDS) == 130
+    assert living(started) == []
+    assert find_processes(site.home, lambda _: True) == []
+    assert newest_step(work) >= 2
+    client = site.client()
+    (run,) = client.search_runs([client.get_experiment_by_name("interrupted").experiment_id])
+    assert run.info.status == "KILLED"
+    with closing(sqlite3.connect(site.home / "prefect" / "prefect.db")) as database:
+        (state,) = database.execute(
+            "select state_type from flow_run order by created desc limit 1"
+        ).fetchone()
+    assert state == "CRASHED"  # reported, because the server outlived the interrupt

@@ -8,18 +8,16 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from servers import REPOSITORY, Up, end, free_port, living, start_up, wait_for
 
 from schemas.errors import EnvironmentFault
 from tasks import prefect_api
@@ -28,8 +26,6 @@ from tasks.process_group import find_processes
 from tasks.servers import run_servers, running_prefect_api
 
 pytestmark = pytest.mark.xdist_group("servers")
-
-REPOSITORY = Path(__file__).parents[2]
 
 # `max_steps` is the seconds that the run takes; its child stands for the training process.
 FLOW = """
@@ -51,84 +47,6 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
     child.wait()
 """
 
-START = """
-import sys
-from pathlib import Path
-from tasks.servers import run_servers
-home, prefect_port, mlflow_port = sys.argv[1:]
-sys.exit(run_servers(Path(home), int(prefect_port), int(mlflow_port)))
-"""
-
-
-@dataclass
-class Up:
-    """A started `up` and where to reach it."""
-
-    process: "subprocess.Popen[bytes]"
-    home: Path
-    checkout: Path
-    ports: tuple[int, int]
-
-    @property
-    def api(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}/api"
-
-    @property
-    def mlflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[1]}"
-
-    @property
-    def output(self) -> str:
-        return (self.home.parent / "output.txt").read_text()
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        path = f"/deployments/name/orpo-pipeline/{name}"
-        found: dict[str, Any] = prefect_api.call(self.api, "GET", path)
-        return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
-    return value
-
-
-def start_up(folder: Path) -> Up:
-    home, checkout, ports = folder / "home", folder / "checkout", (free_port(), free_port())
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
-    # Prefect looks for schedules once a minute; a test need not wait so long.
-    often = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
-    with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, str(home), *map(str, ports)],
-            cwd=checkout,
-            env={**kept, **often, "PYTHONPATH": str(REPOSITORY)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    up = Up(process, home, checkout, ports)
-    try:
-        wait_for(lambda: running_prefect_api(home) or process.poll() is not None, 200)
-        assert process.poll() is None, up.output
-    except BaseException:
-        end(up)
-        raise
-    return up
-
-
-def end(up: Up) -> None:
-    if up.process.poll() is None:
-        up.process.send_signal(signal.SIGINT)
-    up.process.wait(30)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def up(folder: Path) -> Iterator[Up]:
-    up = start_up(folder)
+    up = start_up(folder, folder / "checkout")
     yield up
     end(up)
 
@@ -249,12 +167,9 @@ def test_port_of_another_up_is_named(
 
 def run_to_state(up: Up, seconds: int, state: str) -> str:
     """Start a run of so many seconds, wait for the state, return the run's id."""
-    deployment = up.deployment("orpo-pipeline")["id"]
-    body = {"parameters": {"config": {"training": {"max_steps": seconds}}}}
-    run = prefect_api.call(up.api, "POST", f"/deployments/{deployment}/create_flow_run", body)
-    path = f"/flow_runs/{run['id']}"
-    wait_for(lambda: prefect_api.call(up.api, "GET", path)["state_type"] == state, 60)
-    return str(run["id"])
+    run = up.start_run({"training": {"max_steps": seconds}})
+    wait_for(lambda: up.run_state(run) == state, 60)
+    return run
 
 
 def test_worker_takes_runs(up: Up) -> None:
@@ -275,7 +190,7 @@ def test_interrupt_in_a_run_leaves_no_process(up: Up) -> None:
     assert up.process.wait(30) == 0
     assert time.monotonic() - before < 15
 
-    assert [process for process in processes if process.is_running()] == []
+    assert living(processes) == []
     assert find_processes(up.home, lambda role: True) == []
     assert running_prefect_api(up.home) is None
     assert not (up.home / "servers.json").exists()
@@ -294,7 +209,7 @@ def test_dead_server_ends_up_and_a_killed_up_is_cleared_away(up: Up, folder: Pat
         [sys.executable, "-c", "import time; time.sleep(300)"],
         env={**os.environ, "ORPO_UP": f"prefect:{up.home}"},
     )
-    again = start_up(folder)
+    again = start_up(folder, folder / "checkout")
     try:
         assert killed.wait(5) == -signal.SIGTERM
         assert "Ended 1 processes" in again.output

@@ -1,14 +1,19 @@
 """MLflow records against a real SQLite store: nothing lost, nothing doubled."""
 
+import resource
+import shutil
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
-from tasks.home import mlflow_artifacts, mlflow_store
-from tasks.tracking import Tracker, require_tracking, tracking_uri
+from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
+from tasks.tracking import Tracker, recorded_run
+from tasks.tracking_store import require_tracking, store_faults, tracking_uri
 
 POINTS = [{"step": step, "values": {"train/loss": 1.0 / step}} for step in range(1, 6)]
 
@@ -103,3 +108,91 @@ def test_where_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
     assert tracking_uri(RegistryConfig(), tmp_path) == "http://a"
     assert tracking_uri(RegistryConfig(tracking_uri="http://b"), tmp_path) == "http://b"
+
+
+def test_a_database_that_is_none_is_found_before_any_work(tmp_path: Path) -> None:
+    database = mlflow_database(tmp_path)
+    database.parent.mkdir()
+    database.write_bytes(b"no database, whatever its name says" * 100)
+    with pytest.raises(EnvironmentFault) as caught:
+        require_tracking(RegistryConfig(), tmp_path)
+    assert f"{database} cannot be opened: file is not a database" in caught.value.found
+    assert "backup" in caught.value.fix
+
+
+def test_a_damaged_database_is_named(tracker: Tracker, tmp_path: Path) -> None:
+    """Its tables are there and their pages overwritten, as by a disk that fails."""
+    tracker.open_run("adapter-before-the-damage")
+    database = mlflow_database(tmp_path)
+    shutil.copytree(mlflow_database(tracker.home).parent, database.parent)
+    require_tracking(tracker.config, tmp_path)  # also moves the copied log into the file
+    content = database.read_bytes()
+    database.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with (
+        pytest.raises(EnvironmentFault, match="malformed"),
+        recorded_run(tracker.config, tmp_path, "adapter-x"),
+    ):
+        pass
+
+
+@contextmanager
+def no_file_grows() -> Iterator[None]:
+    """Every write past 1,000 bytes of a file fails in the kernel, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def log_points(tracker: Tracker, run_id: str) -> None:
+    with no_file_grows():
+        tracker.log_points(run_id, POINTS)
+
+
+def log_file(tracker: Tracker, run_id: str) -> None:
+    with no_file_grows():
+        tracker.client.log_text(run_id, "x" * 5000, "note.txt")
+
+
+def delete_run(tracker: Tracker, run_id: str) -> None:
+    tracker.client.delete_run(run_id)
+    tracker.log_points(run_id, POINTS)
+
+
+def delete_version(tracker: Tracker, run_id: str) -> None:
+    tracker.ensure_model("deleted")
+    version = tracker.client.create_model_version("deleted", "file:///nowhere").version
+    tracker.client.delete_model_version("deleted", version)
+    tracker.client.set_registered_model_alias("deleted", "champion", version)
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (log_points, "disk I/O error"),
+        (log_file, "File too large"),
+        (delete_run, "must be in the 'active' state"),
+        (delete_version, "not found"),
+    ],
+)
+def test_what_mlflow_cannot_do_is_the_environment_s_fault(
+    tracker: Tracker, work: Callable[[Tracker, str], None], words: str
+) -> None:
+    with (
+        pytest.raises(EnvironmentFault) as caught,
+        recorded_run(tracker.config, tracker.home, f"adapter-{work.__name__}") as (own, run_id),
+    ):
+        work(own, run_id)
+    assert words in caught.value.found and tracker.uri in caught.value.found
+    assert caught.value.exit_code == 3
+    run = tracker.client.get_run(run_id).info
+    assert run.status == "FAILED" or run.lifecycle_stage == "deleted"
+
+
+def test_a_password_in_the_uri_is_not_shown() -> None:
+    uri = "postgresql://us:secret@host/mlflow"
+    with pytest.raises(EnvironmentFault) as caught, store_faults(uri):
+        raise OSError("gone.")
+    assert "(postgresql://***@host/mlflow) failed: gone. " in f"{caught.value.found} "

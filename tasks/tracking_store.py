@@ -1,0 +1,80 @@
+"""Where runs are recorded: which store, whether it is usable, and what its failures mean."""
+
+import os
+import re
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+
+from schemas.config import RegistryConfig
+from schemas.errors import EnvironmentFault, PipelineError, UserError
+from tasks.home import enable_wal, mlflow_database, mlflow_store
+
+SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
+HEALTH_SECONDS = 10
+PASSWORD = re.compile(r"//[^/@]*@")
+
+
+def tracking_uri(config: RegistryConfig, home: Path) -> str:
+    """Configured server, else `MLFLOW_TRACKING_URI`, else the state folder's SQLite file."""
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store(home)
+
+
+def require_tracking(config: RegistryConfig, home: Path) -> None:
+    """Raise EnvironmentFault when a configured server does not answer, or our file is no database.
+
+    UserError for a URI that MLflow cannot record in. Makes the state folder's file when it is new.
+    """
+    uri = tracking_uri(config, home)
+    if not uri.startswith(SCHEMES):
+        raise UserError(
+            f"The tracking URI {uri!r} is none that MLflow can record in.",
+            f"a URI that starts with one of {', '.join(SCHEMES)}.",
+            "Correct registry.tracking_uri or MLFLOW_TRACKING_URI, or unset both.",
+        )
+    if uri == mlflow_store(home):
+        enable_wal(mlflow_database(home))
+    if not uri.startswith("http"):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS):
+            return
+    except (OSError, HTTPException, ValueError) as error:
+        raise EnvironmentFault(
+            f"The MLflow tracking server {uri} does not answer: {error}.",
+            "a running MLflow server.",
+            "Start it (for the embedded one: `make up`), or unset MLFLOW_TRACKING_URI and "
+            "registry.tracking_uri to record in the state folder.",
+        ) from error
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its server, database or artifact folder fails.
+
+    Its database layer's own errors come out raw while the store is being opened.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+
+
+@contextmanager
+def store_faults(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises in the block into EnvironmentFault; our own errors pass."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except store_errors() as error:
+        because = str(error).partition("\n")[0].rstrip(".")
+        raise EnvironmentFault(
+            f"Recording the run in MLflow ({PASSWORD.sub('//***@', uri)}) failed: {because}.",
+            "a store that can be read and written, and whose runs and model versions nobody "
+            "deletes meanwhile.",
+            "Mend what the message names, such as a full disk, a damaged file or a server that "
+            "is down; the same command then continues from what is finished.",
+        ) from error
