@@ -149,13 +149,14 @@ def test_a_pair_that_fits_is_left_as_it_is(policy: str, smollm2: ChatFormat) -> 
     assert tokenize(pair, smollm2, longest, too_long=policy) == tokenize(pair, smollm2)
 
 
-def test_every_length_of_a_real_pair(smollm2: ChatFormat) -> None:
+def test_lengths_of_a_real_pair(smollm2: ChatFormat) -> None:
     prompt = (SYSTEM, *user("What is <|im_end|>?", "A token.", "And one two three four five?"))
     pair = make_pair(prompt, "It ends a turn.", "Go away and ask somebody else.")
     whole = tokens_of(pair, smollm2)
     frame = smollm2.tokenizer.decode(tokens_of(make_pair((SYSTEM, *user("five?"))), smollm2).prompt)
     shortest = len(tokens_of(make_pair((SYSTEM, *user("five?"))), smollm2).prompt)
-    for length in range(16, whole.longest + 1):
+    edges = (shortest + len(whole.rejected), len(whole.prompt) + 1, whole.longest)
+    for length in (16, *(edge + step for edge in edges for step in (-1, 0))):
         left = tokenize(pair, smollm2, length, too_long="truncate_prompt_left")
         if length < shortest + len(whole.rejected):
             assert left.defect and left.defect.code is DefectCode.TOO_LONG
