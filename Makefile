@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test check up screenshots clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation clean
 
 help:                ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
 
 install: $(INSTALLED)  ## Create .venv with every tested version
 
@@ -26,6 +26,9 @@ demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: some minutes o
 test: $(INSTALLED)   ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile
 
+proofs: $(INSTALLED) ## Slow tests with real servers and workers: retry, cancel, Ctrl-C (some minutes)
+	$(BIN)/pytest -m slow
+
 check: $(INSTALLED)  ## Lint, format, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +40,9 @@ up: $(INSTALLED)     ## Prefect, MLflow and a worker on 127.0.0.1 until Ctrl-C (
 
 screenshots: $(INSTALLED)  ## The pictures in docs/images, against a running `make up` (needs chromium)
 	$(BIN)/python docs/screenshots.py
+
+bench-preparation: $(INSTALLED)  ## Preparation's speed and size, against TRL (BENCH="size --sizes 1000000")
+	$(BIN)/python benchmarks/preparation.py $(BENCH)
 
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,15 +4,19 @@ Importing Prefect takes seconds and memory that a supervisor should not need.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib import request
+from urllib.error import HTTPError
 
 from schemas.errors import EnvironmentFault
 
 WORK_POOL = "local"
+BUSY_WAIT_SECONDS = 0.5
 
 # A proxy set for the outside world must not be asked for 127.0.0.1.
 _opener = request.build_opener(request.ProxyHandler({}))
@@ -36,8 +40,7 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
         headers={"Content-Type": "application/json"},
     )
     try:
-        with _opener.open(message, timeout=timeout) as response:
-            content = response.read()
+        content = _read(message, timeout)
     except (OSError, HTTPException) as error:
         raise EnvironmentFault(
             f"The Prefect server failed to answer {method} {path}: {error}.",
@@ -45,6 +48,19 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
             "Try again; if that fails too, see the server's log.",
         ) from error
     return json.loads(content) if content else None
+
+
+def _read(message: request.Request, timeout: float) -> bytes:
+    """The answer's body. A server whose SQLite is locked says 503 and is asked again."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with _opener.open(message, timeout=timeout) as response:
+                return bytes(response.read())
+        except HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_WAIT_SECONDS)
 
 
 def ensure_work_pool(api: str) -> None:

@@ -1,7 +1,7 @@
 """MLflow: one run per logical training, found again by its adapter id, and the model registry.
 
-The only module that opens MLflow. Run ids are passed explicitly (MLflow's active run is
-thread-local), and everything can be done twice without doubling anything.
+Run ids are passed explicitly (MLflow's active run is thread-local), and everything can be done
+twice without doubling anything.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The whole way of a row, asked for by its id or its place."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,14 +117,9 @@ def test_a_copy_and_the_row_that_stays_have_one_id(prepared: PreparedData) -> No
 @pytest.mark.parametrize(
     "wanted",
     [
-        "0" * 64,
-        "rows.jsonl:49",
-        "rows.jsonl:0",
-        "other.jsonl:1",
-        "rows.jsonl:\u00b2",
-        "x:" + "9" * 99,
-    ]
-    + ["%%%%%%", ".*....", "rows.jsonl:-1"],
+        *("0" * 64, "%%%%%%", ".*....", "other.jsonl:1", "rows.jsonl:49", "rows.jsonl:0"),
+        *("rows.jsonl:-1", "rows.jsonl:\u00b2", "rows.jsonl:" + "9" * 99),
+    ],
 )
 def test_an_unknown_row_is_an_error_that_says_how_much_was_looked_at(
     wanted: str, prepared: PreparedData
@@ -157,8 +153,6 @@ def test_what_a_crash_left_behind_is_not_asked(prepared: PreparedData, tmp_path:
 def test_several_prepared_stages_answer_the_newest_first(
     prepared: PreparedData, tmp_path: Path
 ) -> None:
-    import os
-
     names = ["aaaa", "bbbb", "cccc"]
     for age, name in enumerate(names):
         shutil.copytree(prepared.path, tmp_path / "prepared" / name)

@@ -22,7 +22,7 @@ from tasks import prefect_api
 from tasks.home import mlflow_store
 from tasks.process_group import find_processes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 EXPERIMENT = "deployed"
 STEPS = 4

@@ -307,6 +307,7 @@ def test_errors_are_one_paragraph(
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_with_all_its_processes(site: Site, first_output: str) -> None:
     """A terminal sends SIGINT to the whole foreground process group: Prefect's server is in it."""
     endless = [word for o in ENDLESS for word in ("--set", o)]
