@@ -246,10 +246,7 @@ def _store_in_process(block: Block, folder: Path) -> None:
     store(_checker, block, folder)
 
 
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """The part of the configuration that decides a row by itself."""
+def row_settings(config: RunConfig) -> dict[str, Any]:
+    """The data settings that decide a row by itself."""
     own = {"dialect", "columns", "personal_data", "secrets", "min_score_margin"}
-    return {
-        "data": config.data.model_dump(include=own),
-        "chat": config.chat.model_dump(exclude={"template"}),
-    }
+    return config.data.model_dump(include=own)

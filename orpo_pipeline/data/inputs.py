@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 
 from orpo_pipeline.base_model import resolve_base_model
-from orpo_pipeline.data.block_store import settings_of
+from orpo_pipeline.data.block_store import row_settings
 from orpo_pipeline.data.chat_template import format_identity
 from orpo_pipeline.data.files import SourceFile, find_files, unreadable
 from orpo_pipeline.data.held_out import barred_prompts
@@ -17,6 +18,9 @@ from orpo_pipeline.stages import code_version, file_sha256, fingerprint
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.results import BaseModelRecord
+
+DECISIVE_LIBRARIES = ("jinja2", "regex", "rensa", "tokenizers", "transformers")
+"""A row's text, tokens and sketches are theirs to decide, too."""
 
 HELD_OUT = "held_out"
 """Folder of the state folder with the prompts that were ever held out."""
@@ -31,6 +35,8 @@ class Inputs:
 
     files: Files
     base_model: BaseModelRecord
+    tokens: str
+    """Names what decides a row's tokens: tokenizer, template, lengths."""
     settings: str
     """Names what decides a row by itself: blocks are kept under it."""
     held_out_key: str
@@ -45,12 +51,19 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
     files = _hashed_files(config)
     base_model = resolve_base_model(config.model, home, notify)
     benchmarks = config.data.benchmarks
+    tokens = fingerprint(
+        {
+            "format": format_identity(base_model.path, config.chat.template),
+            "chat": config.chat.model_dump(exclude={"template"}),
+        }
+    )
     settings = fingerprint(
         {
-            **settings_of(config),
+            "tokens": tokens,
+            "data": row_settings(config),
             "benchmarks": benchmarks and _benchmarks_sha256(benchmarks),
-            "format": format_identity(base_model.path, config.chat.template),
             "code": code_version("orpo_pipeline.data.block_store"),
+            "libraries": {name: version(name) for name in DECISIVE_LIBRARIES},
         }
     )
     held_out_key = fingerprint(
@@ -73,7 +86,7 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
         "code": code_version("orpo_pipeline.data.preparation"),
     }
     folder = home / "prepared" / fingerprint(inputs)
-    return Inputs(files, base_model, settings, held_out_key, barred, folder)
+    return Inputs(files, base_model, tokens, settings, held_out_key, barred, folder)
 
 
 def _hashed_files(config: RunConfig) -> Files:

@@ -61,9 +61,7 @@ def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     check_budget(removed, rows.height, config, lambda code: _examples(rows, code))
     prompts = rows.filter(KEPT & (pl.col("split") == EVAL))["prompt_id"]
     # Before anyone can train on what follows: a crash in between bars too much, never too little.
-    record_held_out(
-        home / HELD_OUT, inputs.held_out_key, dataset_id(rows, inputs.settings), prompts
-    )
+    record_held_out(home / HELD_OUT, inputs.held_out_key, dataset_id(rows, inputs.tokens), prompts)
     progress("writing the prepared pairs", 0, 0)
     chat = load_chat_format(inputs.base_model.path, config.chat.template)
     return publish_prepared(rows, blocks, inputs, config, chat)

@@ -36,14 +36,14 @@ PLACES: Any = {"path": True, "base_model": {"path"}}
 KEPT = pl.col("code").is_null() & ~pl.col("duplicate")
 
 
-def dataset_id(rows: pl.DataFrame, settings: str) -> str:
+def dataset_id(rows: pl.DataFrame, tokens: str) -> str:
     """SHA-256 over the kept rows' sorted ids with their splits, the rules, and what decides tokens.
 
     Order, file names and what was left out are nothing; one changed character is another data set.
     """
     kept = rows.filter(KEPT)
     lines = kept.select(pl.format("{} {}", "row_id", "split").alias("line"))["line"].sort()
-    digest = hashlib.sha256(f"rules {RULES_VERSION} {settings}\n".encode())
+    digest = hashlib.sha256(f"rules {RULES_VERSION} {tokens}\n".encode())
     for line in lines:
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
@@ -57,14 +57,16 @@ def publish_prepared(
     chat: ChatFormat,
 ) -> PreparedData:
     """Write the stage. Raises EnvironmentFault when the disk does not take it."""
-    identity = dataset_id(rows, inputs.settings)
+    identity = dataset_id(rows, inputs.tokens)
     kept = rows.filter(KEPT).sort("row_id")
     removed = rows.filter(pl.col("code").is_not_null())
     counts = removed["code"].value_counts().sort("count", "code", descending=[True, False])
     longest = pl.col("prompt_tokens") + pl.max_horizontal("chosen_tokens", "rejected_tokens")
     record = PreparedData(
         path=inputs.folder,
-        prepared_id=fingerprint({"data": identity, "base_model": inputs.base_model.revision}),
+        prepared_id=fingerprint(
+            {"data": identity, "settings": inputs.settings, "model": inputs.base_model.revision}
+        ),
         dataset_id=identity,
         base_model=inputs.base_model,
         rows_in=rows.height,

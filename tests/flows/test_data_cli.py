@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,7 +58,7 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     # Neither the shell's nor YAML's special characters change which file is meant.
     source = folder / 'it\'s "rows": #1 \\n.jsonl'
@@ -76,7 +75,7 @@ def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "model": {"base_model": str(tiny_model), "quantization": "none"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    yield Site(folder, source)
+    return Site(folder, source)
 
 
 @pytest.fixture(scope="module")

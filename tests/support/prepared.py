@@ -1,8 +1,6 @@
 """Prepared data for tests: made, read, and held against the row equation."""
 
-import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +100,3 @@ def answer(text: str) -> list[dict[str, str]]:
 
 def question(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
-
-
-def write_array(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """A .json file that holds one list."""
-    path.write_text(json.dumps(list(rows)), encoding="utf-8")
-    return path
