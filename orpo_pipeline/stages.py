@@ -160,7 +160,7 @@ def new_stage(folder: Path, linked: Entries | None = None) -> Iterator[Path]:
     # A process id is not enough: containers that share a state folder have the same ones.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        _remove_abandoned(folder)
+        remove_abandoned(folder.parent, folder.name)
         temporary.mkdir(parents=True)
         yield temporary
         publish(temporary, folder, linked)
@@ -182,9 +182,9 @@ def _disk_fault(doing: str, error: Exception) -> EnvironmentFault:
     )
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed writers of this stage left behind; a live one's is younger."""
-    for left in folder.parent.glob(f".{folder.name}.*"):
+def remove_abandoned(parent: Path, name: str = "*") -> None:
+    """Remove what killed writers of stages of that name left; a live writer's folder is younger."""
+    for left in parent.glob(f".{name}.*.*"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(left, ignore_errors=True)

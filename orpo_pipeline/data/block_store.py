@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from orpo_pipeline.data.checking import NO_DIALECT, RowChecker, mixed_dialects
 from orpo_pipeline.data.files import SUFFIXES, SourceFile
 from orpo_pipeline.data.readers import Block, read_blocks
-from orpo_pipeline.stages import is_complete, new_stage
+from orpo_pipeline.stages import is_complete, new_stage, remove_abandoned
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 
@@ -72,6 +72,7 @@ class BlockStore:
         Raises UserError for a file that cannot be read or mixes dialects.
         """
         stored: list[StoredBlock] = []
+        remove_abandoned(self.folder)
         with self._checkers(files) as check:
             for split, found in files.items():
                 for file, sha256 in found:

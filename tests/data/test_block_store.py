@@ -1,6 +1,7 @@
 """Checked blocks: found again by their content, done again when damaged, one dialect a file."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,16 @@ def test_a_block_knows_neither_its_file_nor_its_place(
         summary = (manifest.parent / "block.json").read_text(encoding="utf-8")
         assert set(json.loads(summary)) == {"rows", "dialect", "first"}
         assert "rows.jsonl" not in summary
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    prepare_rows(GOOD)
+    (settings,) = (tmp_path / "home" / "blocks").iterdir()
+    old, young = settings / ".0123456789abcdef0123.77.aaaaaaaa", settings / ".0123.78.bbbbbbbb"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    prepare_rows([*GOOD, BROKEN])
+    assert not old.exists() and young.exists()
