@@ -105,7 +105,7 @@ def prepare_ours(job: Result) -> Result:
 def prepare_with_trl(job: Result) -> Result:
     """TRL's preparation. `ids`: a file for the token ids, written after the clock has stopped."""
     import datasets
-    from accelerate import PartialState
+    from accelerate import PartialState  # type: ignore[import-untyped]
     from transformers import AutoTokenizer
     from trl_maps import IDS, map_rows, read_file
 
