@@ -1,6 +1,7 @@
 """The chat format: the run's own tokenizer and template decide what a conversation looks like."""
 
 import importlib.resources
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from orpo_pipeline.stages import fingerprint
 from schemas.errors import UserError
 from schemas.pairs import Conversation, Defect, DefectCode, Message
 
+PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # one class by two names
 NAMED_TEMPLATES = ("chatml", "llama3", "mistral", "zephyr")
 LONGEST_SAID = 300  # characters of a template's own words: it may repeat a whole message
 BYTES_PER_CHARACTER = 64  # that rendering may take: copies of a text at four bytes a character
@@ -79,11 +81,25 @@ def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
     return ChatFormat(tokenizer, _end_of_turn(tokenizer), _control_tokens(tokenizer))
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _tokenizer_class(folder: Path) -> Any:
+    """The class that AutoTokenizer would take; where that is the plain one, without asking it.
+
+    AutoTokenizer imports torch: seconds and 200 MiB in each process that only tokenises.
+    """
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if settings.get("tokenizer_class") in PLAIN_CLASSES and (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
     from transformers import AutoTokenizer
 
+    return AutoTokenizer
+
+
+def _load_tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return _tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"The model folder {folder} has no usable tokenizer: {error}",

@@ -69,23 +69,19 @@ class WordTable:
         if self._words is None:
             return self._encode_whole(texts)
         cut = [self._cut(text) if self._eligible.fullmatch(text) else None for text in texts]
-        self._learn(cut)
-        ids = self._ids
+        whole = [index for index, words in enumerate(cut) if words is None]
+        ids, rare = self._ids, self._learn(cut)
         found: list[list[int]] = []
-        whole: list[int] = []
-        for index, words in enumerate(cut):
+        for words in cut:
             encoded: list[int] = []
-            try:
-                for word in words or ():
+            for word in words or ():
+                try:
                     encoded += ids[word]
-            except KeyError:  # too long or too rare for the table
-                words = None
-            if words is None:
-                whole.append(index)
+                except KeyError:
+                    encoded += rare[word]
             found.append(encoded)
-        for index, encoded in zip(
-            whole, self._encode_whole([texts[index] for index in whole]), strict=True
-        ):
+        others = self._encode_whole([texts[index] for index in whole])
+        for index, encoded in zip(whole, others, strict=True):
             found[index] = encoded
         return found
 
@@ -117,15 +113,20 @@ class WordTable:
                 words += find_words(part)
         return words
 
-    def _learn(self, cut: list[list[str] | None]) -> None:
-        """Have the tokenizer encode all words that are not in the table yet, in one call."""
-        if len(self._ids) >= LARGEST:
-            return
+    def _learn(self, cut: list[list[str] | None]) -> dict[str, list[int]]:
+        """Have the tokenizer encode all words that are not in the table, in one call.
+
+        They join it while there is room; those that do not are returned.
+        """
         known = self._ids
-        new = {word for words in cut for word in words or () if word not in known}
-        short = sorted(word for word in new if len(word) <= LONGEST_WORD)
-        for word, encoded in zip(short, self._encode_whole(short), strict=True):
-            known[word] = tuple(encoded)
+        new = sorted({word for words in cut for word in words or () if word not in known})
+        rare: dict[str, list[int]] = {}
+        for word, encoded in zip(new, self._encode_whole(new), strict=True):
+            if len(word) <= LONGEST_WORD and len(known) < LARGEST:
+                known[word] = tuple(encoded)
+            else:
+                rare[word] = encoded
+        return rare
 
 
 def _word_pattern(backend: Any) -> str | None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +252,26 @@ def test_control_tokens_are_special_or_written_by_the_template(
         "{% if add_generation_prompt %}<tool>{% endif %}"
     )
     assert load_chat_format(folder, str(path)).control_tokens == ("</s>", "<tool>")
+
+
+def test_the_plain_tokenizer_is_what_auto_tokenizer_loads(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ours, auto = (
+        load_chat_format(tiny_model, None).tokenizer,
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+    assert type(ours) is type(auto)
+    assert ours.backend_tokenizer.to_str() == auto.backend_tokenizer.to_str()
+    assert ours.chat_template == auto.chat_template
+    assert ours.special_tokens_map == auto.special_tokens_map
+
+
+def test_loading_a_plain_tokenizer_leaves_torch_out(tiny_model: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from orpo_pipeline.data.chat_template import load_chat_format\n"
+        f"load_chat_format(Path({str(tiny_model)!r}), None)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
