@@ -29,6 +29,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 OTHER_TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
+    "spiece.model",
+    "tekken.json",
     "special_tokens_map.json",
     "tokenizer.model",
     "vocab.json",

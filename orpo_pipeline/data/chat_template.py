@@ -15,6 +15,8 @@ from orpo_pipeline.stages import fingerprint
 from schemas.errors import UserError
 from schemas.pairs import Conversation, Defect, DefectCode, Message
 
+FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""The date that Llama 3.2's own template falls back to."""
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # one class by two names
 NAMED_TEMPLATES = ("chatml", "llama3", "mistral", "zephyr")
 LONGEST_SAID = 300  # characters of a template's own words: it may repeat a whole message
@@ -68,7 +70,7 @@ def load_chat_format(model_folder: Path, template: str | None) -> ChatFormat:
     text = template_text(template)
     if text is not None:
         tokenizer.chat_template = text
-    tokenizer.chat_template = _default_template(tokenizer.chat_template)
+    tokenizer.chat_template = _without_clock(_default_template(tokenizer.chat_template))
     if not tokenizer.chat_template:
         raise UserError(
             f"The tokenizer in {model_folder} has no chat template.",
@@ -106,6 +108,16 @@ def _load_tokenizer(folder: Path) -> Any:
             "a tokenizer that transformers can load without running code of the model's.",
             f"Put the model's tokenizer files there ({', '.join(TOKENIZER_FILES)}).",
         ) from error
+
+
+def _without_clock(template: str | None) -> str | None:
+    """The template with a fixed date where it asks for today's, as those of Llama 3.1 do.
+
+    Otherwise the same row would have other tokens tomorrow.
+    """
+    if template is None or "strftime_now" not in template or template.startswith(FIXED_DATE):
+        return template
+    return FIXED_DATE + template
 
 
 def _default_template(template: Any) -> str | None:

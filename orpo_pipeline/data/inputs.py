@@ -1,5 +1,6 @@
 """What goes into preparation: files, base model, settings, and what must not be trained on."""
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -61,9 +62,10 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
         {
             "tokens": tokens,
             "data": row_settings(config),
-            "benchmarks": benchmarks and _benchmarks_sha256(benchmarks),
+            "benchmarks": benchmarks and [Path(benchmarks).suffix, _benchmarks_sha256(benchmarks)],
             "code": code_version("orpo_pipeline.data.block_store"),
             "libraries": {name: version(name) for name in DECISIVE_LIBRARIES},
+            "unicode": unicodedata.unidata_version,
         }
     )
     held_out_key = fingerprint(

@@ -1,7 +1,7 @@
 """What becomes of a pair that is longer than `chat.max_length`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from schemas.config import ChatConfig
 from schemas.pairs import Conversation, Defect, DefectCode, Message, Pair
@@ -48,25 +48,27 @@ def _cut_prompt(
     room = max_length - max(len(tokens.chosen), len(tokens.rejected))
     system = pair.prompt[:1] if pair.prompt[0].role == "system" else ()
     turns = pair.prompt[len(system) :]
-    while len(turns) > 2:
-        turns = turns[2:]
-        ids = prompt_ids(system + turns)
-        if ids is not None and len(ids) <= room:
-            return TokenizedPair(ids, tokens.chosen, tokens.rejected)
-    shortened = _cut_words(system, turns[-1], room, prompt_ids)
-    return TokenizedPair(shortened, tokens.chosen, tokens.rejected) if shortened else None
+    # The turns alternate and the user has the last word: they go in twos, question and answer.
+    starts = range(2, len(turns), 2)
+    fitting = _first_that_fits(starts, room, lambda start: prompt_ids(system + turns[start:]))
+    if fitting is None:
+        role, text = turns[-1].role, turns[-1].content
+        words = [word.start() for word in WORD.finditer(text)]
+        fitting = _first_that_fits(
+            words, room, lambda start: prompt_ids((*system, Message(role, text[start:])))
+        )
+    return TokenizedPair(fitting, tokens.chosen, tokens.rejected) if fitting else None
 
 
-def _cut_words(
-    system: Conversation, last: Message, room: int, prompt_ids: PromptIds
+def _first_that_fits(
+    starts: Sequence[int], room: int, ids_from: Callable[[int], list[int] | None]
 ) -> list[int] | None:
-    """Ids of the longest ending of the last turn that fits, in whole words; None: not even one."""
-    starts = [word.start() for word in WORD.finditer(last.content)]
+    """Ids from the first start whose ids fit, found by halving; None: not even the last one's."""
     best: list[int] | None = None
     first, behind = 0, len(starts)  # a later start is never more tokens, but for an odd one
     while first < behind:
         middle = (first + behind) // 2
-        ids = prompt_ids((*system, Message(last.role, last.content[starts[middle] :])))
+        ids = ids_from(starts[middle])
         if ids is not None and len(ids) <= room:
             best, behind = ids, middle
         else:

@@ -49,11 +49,13 @@ class WordTable:
         """`backend` is the `tokenizers.Tokenizer` that `encode_whole` encodes with."""
         self._encode_whole = encode_whole
         self._ids: dict[str, tuple[int, ...]] = {}
-        pattern = _word_pattern(backend)
-        self._words = regex.compile(pattern) if pattern else None
-        self._ascii_words = re.compile(_ascii_pattern(pattern), re.ASCII) if pattern else None
-        added = sorted((t.content for t in backend.get_added_tokens_decoder().values()), key=len)
-        joined = "|".join(re.escape(token) for token in reversed(added))
+        added = backend.get_added_tokens_decoder().values()
+        # Such a token swallows the spaces beside it, or is none within a word.
+        greedy = any(token.lstrip or token.rstrip or token.single_word for token in added)
+        pattern = None if greedy else _word_pattern(backend)
+        self._words, self._ascii_words = _compile(pattern) if pattern else (None, None)
+        ordered = sorted((token.content for token in added), key=len, reverse=True)
+        joined = "|".join(map(re.escape, ordered))
         self._controls = re.compile(f"({joined})") if joined else None
         self._eligible = re.compile("")
         if self._words is not None:
@@ -154,6 +156,18 @@ def _described(part: Any) -> dict[str, Any]:
     """A part of the tokenizer as tokenizer.json holds it; the whole would include all its words."""
     described: dict[str, Any] = json.loads(part.__getstate__()) if part is not None else {}
     return described
+
+
+def _compile(pattern: str) -> tuple[Any, Any]:
+    """The pattern for all texts and, where it can be said so, a faster one for ASCII texts."""
+    try:
+        words = regex.compile(pattern)
+    except regex.error:
+        return None, None
+    try:
+        return words, re.compile(_ascii_pattern(pattern), re.ASCII)
+    except re.error:  # it has classes that only `regex` knows
+        return words, words
 
 
 def _ascii_pattern(pattern: str) -> str:

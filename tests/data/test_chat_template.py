@@ -275,3 +275,16 @@ def test_loading_a_plain_tokenizer_leaves_torch_out(tiny_model: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_template_that_asks_for_the_date_always_gets_the_same(
+    mistral_like: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "dated.jinja"
+    template.write_text(
+        "{{ strftime_now('%d %b %Y %f') }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}"
+        "{% endfor %}"
+    )
+    chat = load_chat_format(mistral_like, str(template))
+    rendered = [chat.tokenizer.apply_chat_template([HI], tokenize=False) for _ in range(2)]
+    assert rendered == ["26 Jul 2024Hi!</s>"] * 2

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from orpo_pipeline.data import word_table
 from orpo_pipeline.data.word_table import CANDIDATES, GPT2, WordTable
@@ -133,3 +133,27 @@ def test_a_word_is_asked_for_once() -> None:
     table.encode(["zebra and quagga"] * 50)
     table.encode(["quagga and zebra"])
     assert [word for word in asked if "quagga" in word] == [" quagga", "quagga"]
+
+
+def test_classes_that_only_regex_knows_do_not_stop_it() -> None:
+    tekken = (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    )
+    cut = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tekken), "isolated"), WORDS_GIVEN])
+    backend = make_backend(cut)
+    table = make_table(backend)
+    assert table.in_use
+    texts = [*SENTENCES, "CamelCase e\u0301tude"]
+    assert table.encode(texts) == whole(backend, texts)
+
+
+@pytest.mark.parametrize("greed", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
+def test_control_tokens_that_swallow_spaces_are_left_to_the_tokenizer(
+    greed: dict[str, bool],
+) -> None:
+    backend = make_backend(BYTE_LEVEL)
+    backend.add_special_tokens([AddedToken("<sep>", **greed)])
+    table = make_table(backend)
+    assert not table.in_use
+    texts = ["user <sep> hello", "user<sep>hello"]
+    assert table.encode(texts) == whole(backend, texts)
