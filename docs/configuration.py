@@ -3,12 +3,13 @@
 import json
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.config import RunConfig
+from schemas.pairs import DefectCode
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -54,13 +55,16 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    limits = [
+    return ", ".join([_type(field.annotation), *_limits(field.metadata)])
+
+
+def _limits(metadata: list[Any]) -> list[str]:
+    return [
         f"{sign} {getattr(limit, key)}"
-        for limit in field.metadata
+        for limit in metadata
         for key, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
         if hasattr(limit, key)
     ]
-    return ", ".join([_type(field.annotation), *limits])
 
 
 def _type(annotation: Any) -> str:
@@ -69,9 +73,19 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_type(argument) for argument in arguments)
+    if origin is Annotated:
+        return ", ".join([_type(arguments[0]), *_limits(arguments[1].metadata)])
+    if origin is dict:
+        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
-    names = {str: "text", int: "whole number", float: "number", bool: "true, false"}
+    names = {
+        DefectCode: "defect code",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true, false",
+    }
     return names.get(annotation, "null" if annotation is type(None) else str(annotation))
 
 

@@ -70,12 +70,14 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     parsed = read_config(config, overrides or ())
     use_state_folder(debug)
     from flows.summary import plan_as_table
+    from orpo_pipeline.data.preparation import check_usable
     from orpo_pipeline.planning.plan import plan_training
     from tasks.plan import probe_in_child, refuse_impossible_requests
     from tasks.prepare import prepare_data
 
     refuse_impossible_requests(parsed)
     prepared = prepare_data(parsed)
+    check_usable(prepared, parsed)
     decided = plan_training(
         parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
     )
@@ -126,15 +128,19 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
+        from orpo_pipeline.data.report_page import show_controls
+
         if "--debug" in sys.argv:
-            traceback.print_exc()
+            print(show_controls(traceback.format_exc()), file=sys.stderr)
         console = Console(stderr=True)
         for label, text in (
             ("Error", error.found),
             ("  expected", error.expected),
             ("  fix", error.fix),
         ):
-            console.print(f"[bold]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+            # Errors quote data and file names, which may hold a terminal's control sequences.
+            shown = escape(show_controls(text))
+            console.print(f"[bold]{label}:[/] {shown}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

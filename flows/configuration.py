@@ -11,6 +11,8 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 
 CONFIG_FOLDER = "configs"
+# A date that does not exist is a ValueError, as is text that is no UTF-8; brackets may nest deep.
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def read_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -35,7 +37,7 @@ def read_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *NO_YAML) as error:
         raise UserError(
             f"The config file {file} cannot be read: {' '.join(str(error).split())}.",
             "an existing YAML file.",
@@ -73,7 +75,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         )
     try:
         inside[field] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise UserError(
             f"The value of the override {override!r} is no YAML: {' '.join(str(error).split())}.",
             "a YAML value such as 20, 1e-4, true or text.",

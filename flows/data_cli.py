@@ -26,27 +26,27 @@ def report(
     source: Annotated[str, typer.Argument(help="A file, a folder, a glob, or a hub id.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option(help="The page; the JSON lies beside it.")] = Path(
+    output: Annotated[Path, typer.Option(help="The page; NAME.report.json lies beside it.")] = Path(
         "data-report.html"
     ),
     debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
 ) -> None:
     """Check SOURCE with the run's own tokenizer, template and length, and write the report."""
-    # A report is asked for to see what is wrong, so no share of defects is too large for it.
-    unlimited = {"max_quarantined_share": 1.0, "max_rule_share": {}}
     given = read_config(config, overrides or ())
-    data = given.data.model_copy(update={"source": source, **unlimited})
+    data = given.data.model_copy(update={"source": source})
     parsed = given.model_copy(update={"data": data})
-    from tasks.data_report import write_report
+    from tasks.data_report import report_files, write_report
     from tasks.prepare import prepare_data
 
+    page, figures = report_files(parsed.data, output)
     make_folder(state_home())
+    # A report is asked for to see what is wrong: it is written for data that no run could use.
     prepared = prepare_data(parsed)
-    page = write_report(parsed, prepared, output)
+    write_report(parsed, prepared, page, figures)
     console = Console()
     console.print(_funnel(prepared))
-    console.print(f"The report: {page} (and {page.with_suffix('.json')})", soft_wrap=True)
-    _warn_of_budget(console, given, prepared)
+    console.print(escape(f"The report: {page} (and {figures})"), soft_wrap=True)
+    _warn_of_stop(console, parsed, prepared)
 
 
 @app.command()
@@ -87,11 +87,13 @@ def _funnel(prepared: PreparedData) -> Table:
     return table
 
 
-def _warn_of_budget(console: Console, config: RunConfig, prepared: PreparedData) -> None:
-    from orpo_pipeline.data.preparation import check_budget
+def _warn_of_stop(console: Console, config: RunConfig, prepared: PreparedData) -> None:
+    from orpo_pipeline.data.preparation import check_usable
+    from orpo_pipeline.data.report_page import show_controls
     from schemas.errors import UserError
 
     try:
-        check_budget(prepared.quarantined, prepared.rows_in, config)
+        check_usable(prepared, config)
     except UserError as error:
-        console.print(f"A run would stop here: {escape(error.found)} Allowed: {error.expected}")
+        text = f"A run would stop here: {error.found} Expected: {error.expected}"
+        console.print(escape(show_controls(text)), soft_wrap=True)

@@ -2,11 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from schemas.pairs import DefectCode
+from schemas.pairs import DefectCode, Severity
 
 EMBEDDED = "embedded"
+
+RULE_SHARES = {DefectCode.SCORE_INVERTED: 0.005}
+"""Limits of single rules where `data.max_rule_share` names no others."""
 
 ALL_LINEAR_PROJECTIONS = (
     "q_proj",
@@ -76,13 +86,34 @@ class DataConfig(Section):
     max_quarantined_share: float = Field(default=0.2, ge=0, le=1)
     """Share of rows that may be quarantined before preparation fails and says why."""
 
-    max_rule_share: dict[DefectCode, float] = Field(
-        default_factory=lambda: {DefectCode.SCORE_INVERTED: 0.005}
+    max_rule_share: dict[DefectCode, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=RULE_SHARES.copy
     )
-    """The same for single rules, by their code."""
+    """The same for single rules that remove rows, by their code. `score_inverted` keeps its
+    default unless it is named."""
 
     processes: int | None = Field(default=None, ge=1)
     """Processes that check and tokenise. Unset: one for little data, else one a core."""
+
+    @field_validator("max_rule_share")
+    @classmethod
+    def _complete_rules(cls, given: dict[DefectCode, float]) -> dict[DefectCode, float]:
+        uncounted = [c.value for c in given if c.severity in (Severity.REPAIR, Severity.REPORT)]
+        if uncounted:
+            raise ValueError(
+                f"{', '.join(uncounted)} removes no row, so a share of it limits nothing; "
+                "name codes that docs/rules.md lists as drop or quarantine"
+            )
+        return {**RULE_SHARES, **given}
+
+    @model_validator(mode="after")
+    def _require_one_naming(self) -> "DataConfig":
+        if self.dialect is not None and self.columns:
+            raise ValueError(
+                "dialect and columns are both set, and each says which columns are read; "
+                "remove one of them"
+            )
+        return self
 
 
 class ChatConfig(Section):

@@ -49,7 +49,9 @@ class PreparedData(Record):
     quarantined: dict[str, int]
     """Rows per defect code."""
     longest_pair: int
-    """Tokens of the longest prompt + answer."""
+    """Tokens of the longest prompt + answer; 0 where nothing is kept."""
+    held_out_key: str
+    """Names how evaluation prompts were chosen: those of a run are recorded under it."""
     reused: bool = False
 
     @property

@@ -1,17 +1,19 @@
 """The data report of prepared data as a page, with an estimate for this machine."""
 
+import logging
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from orpo_pipeline.data.files import find_files
 from orpo_pipeline.data.publication import REPORT
 from orpo_pipeline.data.report_page import Estimate, render_report
 from orpo_pipeline.planning.duration import seconds_per_epoch
 from orpo_pipeline.planning.plan import plan_training, step_memory
-from schemas.config import RunConfig
+from schemas.config import DataConfig, RunConfig
 from schemas.data_report import DataReport
-from schemas.errors import EnvironmentFault, UserError
+from schemas.errors import EnvironmentFault, PipelineError, UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.plan import probe_in_child
@@ -21,39 +23,83 @@ DATA_REPORT = "data/report.html"
 """The page's place among an MLflow run's artifacts."""
 MEASURE_SECONDS = 300
 TERA = 1e12
+# An estimate is an extra: what hinders it must hinder neither a report nor a training.
+NO_ESTIMATE = (PipelineError, subprocess.SubprocessError, OSError, ValueError, IndexError)
+
+log = logging.getLogger(__name__)
 
 
-def write_report(config: RunConfig, prepared: PreparedData, output: Path) -> Path:
-    """Write the page to `output` and the JSON beside it; the page's path.
+def report_files(data: DataConfig, output: Path) -> tuple[Path, Path]:
+    """The page that `output` names and the JSON beside it, before anything is written.
 
-    Raises UserError when the file cannot be written, or the configured device is not there.
+    Raises UserError when either is a file of the data source.
     """
-    plan = plan_training(config, probe_in_child(), prepared.base_model.shape, prepared.longest_pair)
-    page = report_page(config, prepared, plan)
-    output = output.with_suffix(".html")
+    page = output if output.suffix == ".html" else output.parent / f"{output.name}.html"
+    figures = page.with_name(f"{page.stem}.report.json")
+    for files in find_files(data).values():
+        for file in files:
+            for target in (page, figures):
+                if _is_same(target, file.path):
+                    raise UserError(
+                        f"The report would overwrite {target}, a file of the data source.",
+                        "a page and a JSON file that are not part of the data.",
+                        "Name another page with --output.",
+                    )
+    return page, figures
+
+
+def _is_same(target: Path, source: Path) -> bool:
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
-        shutil.copyfile(prepared.path / REPORT, output.with_suffix(".json"))
+        return target.samefile(source)
+    except OSError:  # a target that is not there yet
+        return False
+
+
+def write_report(config: RunConfig, prepared: PreparedData, page: Path, figures: Path) -> None:
+    """Write the page, and its figures as JSON. Raises UserError when they cannot be written."""
+    text = report_page(config, prepared, _plan(config, prepared))
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+        shutil.copyfile(prepared.path / REPORT, figures)
     except OSError as error:
         raise UserError(
-            f"The report cannot be written to {output}: {error}.",
+            f"The report cannot be written to {page}: {error}.",
             "a place where a file can be written.",
             "Name another one with --output.",
         ) from error
-    return output
 
 
-def report_page(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
-    """The HTML page of the prepared data, with what training on it will take by this plan."""
+def report_page(config: RunConfig, prepared: PreparedData, plan: TrainingPlan | None) -> str:
+    """The HTML page of the prepared data, with what training on it will take by this plan.
+
+    Without the estimate where there is no plan, nothing to train on, or no timing of the device.
+    """
     report = DataReport.model_validate_json((prepared.path / REPORT).read_text(encoding="utf-8"))
     return render_report(report, _estimate(config, prepared, plan, report))
 
 
+def _plan(config: RunConfig, prepared: PreparedData) -> TrainingPlan | None:
+    if not prepared.train_pairs:
+        return None
+    shape = prepared.base_model.shape
+    try:
+        return plan_training(config, probe_in_child(), shape, prepared.longest_pair)
+    except NO_ESTIMATE as error:
+        log.warning("The data report has no estimate of a training: %s", error)
+        return None
+
+
 def _estimate(
-    config: RunConfig, prepared: PreparedData, plan: TrainingPlan, report: DataReport
-) -> Estimate:
-    flops = _measure_flops(plan)
+    config: RunConfig, prepared: PreparedData, plan: TrainingPlan | None, report: DataReport
+) -> Estimate | None:
+    if plan is None or not report.kept_train:
+        return None
+    try:
+        flops = _measure_flops(plan)
+    except NO_ESTIMATE as error:
+        log.warning("The data report has no estimate of a training: %s", error)
+        return None
     kept = report.kept_train + report.kept_eval
     # TRL reads the prompt with either answer.
     sides = {"prompt": 2, "chosen": 1, "rejected": 1}

@@ -6,7 +6,7 @@ from prefect import task
 
 from orpo_pipeline.base_model import needs_dequantising
 from orpo_pipeline.data.inputs import find_inputs
-from orpo_pipeline.data.preparation import load_prepared
+from orpo_pipeline.data.preparation import check_usable, load_prepared, record_evaluated
 from schemas.config import RunConfig
 from schemas.jobs import Event, PrepareJob, Progress
 from schemas.results import PreparedData
@@ -18,16 +18,22 @@ from tasks.stage_process import run_stage
 
 @task(**stage_task("prepare", timedelta(hours=12), retries=2, delay=timedelta(seconds=10)))
 def prepare(config: RunConfig) -> PreparedData:
-    """Read, check, split and tokenise the configured data; or reuse what is done."""
-    return prepare_data(config)
+    """Read, check, split and tokenise the configured data; or reuse what is done.
+
+    Raises UserError where a run must not go on with it (`check_usable`).
+    """
+    prepared = prepare_data(config)
+    check_usable(prepared, config)
+    record_evaluated(prepared, state_home())
+    return prepared
 
 
 def prepare_data(config: RunConfig) -> PreparedData:
-    """The same outside Prefect."""
+    """Prepared data, usable for a run or not, of which nothing is held out yet."""
     home = state_home()
     with StageProgress("prepare") as progress:
         if not needs_dequantising(config.model, home):
-            done = load_prepared(find_inputs(config, home, progress), config)
+            done = load_prepared(find_inputs(config, home, progress))
             if done is not None:
                 return done
 

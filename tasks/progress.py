@@ -1,5 +1,6 @@
 """Progress for people: bars in a terminal, lines in a pipe or in a deployment's log."""
 
+import time
 from types import TracebackType
 
 from prefect import get_run_logger
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 LINE_EVERY = 0.1  # share of a long stage between two lines
+SECONDS_BETWEEN = 5.0  # two lines of a stage whose length is not known
 
 
 class StageProgress:
@@ -29,7 +31,8 @@ class StageProgress:
             disable=not self.draws,
         )
         self.shown = ""
-        self.next_line = 0.0
+        self.next_line = 0.0  # a share of the total, or a time where there is none
+        self.last_line = ""
 
     def __enter__(self) -> "StageProgress":
         self.bars.start()
@@ -52,16 +55,23 @@ class StageProgress:
     def _write(self, what: str, done: int, total: int, figures: str) -> None:
         if what != self.shown:
             self.shown, self.next_line = what, 0.0
-        share = done / total if total else self.next_line
-        if share < self.next_line and done < total:
+        reached = done / total if total else time.monotonic()
+        if reached < self.next_line and (done < total or not total):
             return
-        self.next_line = share + LINE_EVERY
-        line = f"{what}: {done:,} of {total:,}" if total else what
-        line += f" ({figures})" if figures else ""
+        line = self._line(what, done, total, figures)
+        if line == self.last_line:
+            return
+        self.next_line = reached + (LINE_EVERY if total else SECONDS_BETWEEN)
+        self.last_line = line
         if self.in_deployment:
             get_run_logger().info(line)
         else:
             self.console.print(f"{self.stage}: {line}", highlight=False, markup=False)
+
+    @staticmethod
+    def _line(what: str, done: int, total: int, figures: str) -> str:
+        count = f": {done:,} of {total:,}" if total else f": {done:,}" if done else ""
+        return f"{what}{count}" + (f" ({figures})" if figures else "")
 
     def _draw(self, what: str, done: int, total: int, figures: str) -> None:
         if what != self.shown:

@@ -16,6 +16,7 @@ from flows.cli import app, main
 from flows.configuration import read_config
 from schemas.config import RunConfig
 from schemas.errors import UserError
+from schemas.pairs import DefectCode
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.y*ml"))
@@ -173,6 +174,12 @@ def test_set_wins_over_the_file_and_the_last_set_over_the_first(tmp_path: Path) 
         ("training.max_steps=many", "training.max_steps = 'many'"),
         ("training.max_steps.more=3", "training.max_steps = {'more': 3}"),
         ("nothing.max_steps=3", "nothing is not a known field"),
+        ("data.revision=2024-13-45", "is no YAML: month must be in 1..12"),
+        ("data.columns=" + "[" * 5000, "is no YAML: maximum recursion depth"),
+        ("data.max_rule_share.truncated=0.1", "truncated removes no row"),
+        ("data.max_rule_share.small_score_margin=0", "small_score_margin removes no row"),
+        ("data.max_rule_share.too_long=1.5", "data.max_rule_share.too_long = 1.5"),
+        ("data.max_rule_share.too_long=-0.1", "data.max_rule_share.too_long = -0.1"),
     ],
 )
 def test_a_bad_override_is_named(override: str, found: str) -> None:
@@ -187,6 +194,8 @@ def test_a_bad_override_is_named(override: str, found: str) -> None:
         (b"\xff\xfe\x00", "cannot be read"),
         (b"- a\n- list\n", "holds list, not sections"),
         (b"data: embedded\n", "data = 'embedded'"),
+        (b"data: {revision: 2024-13-45}\n", "cannot be read: month must be in 1..12"),
+        (b"data: " + b"[" * 5000, "cannot be read: maximum recursion depth"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:
@@ -234,6 +243,31 @@ def test_a_bad_config_ends_the_command_with_2_and_one_paragraph(
     assert "expected:" in printed.err
     assert "fix:" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_an_error_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = "lora.\x1b]0;owned\x07=1"
+    monkeypatch.setattr("sys.argv", ["orpo-pipeline", "config", "--debug", "--set", override])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().err
+    assert "lora.[U+001B]]0;owned[U+0007] is not a known field" in printed
+    assert "\x1b]" not in printed
+
+
+def test_one_rule_s_share_leaves_the_default_of_another() -> None:
+    inverted, long = DefectCode.SCORE_INVERTED, DefectCode.TOO_LONG
+    shares = read_config(None, ["data.max_rule_share.too_long=0.1"]).data.max_rule_share
+    assert shares == {inverted: 0.005, long: 0.1}
+    shares = read_config(None, ["data.max_rule_share.score_inverted=1"]).data.max_rule_share
+    assert shares == {inverted: 1.0}
+
+
+def test_a_dialect_and_columns_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="dialect and columns are both set"):
+        read_config(None, ["data.dialect=trl_explicit", "data.columns.prompt=question"])
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -14,21 +14,22 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from orpo_pipeline.data.checking import NO_DIALECT, RowChecker, mixed_dialects
+from orpo_pipeline.data.checking import RowChecker
+from orpo_pipeline.data.detection import NO_DIALECT, BlockDialects, file_dialect
 from orpo_pipeline.data.files import SUFFIXES, SourceFile
-from orpo_pipeline.data.readers import Block, read_blocks
-from orpo_pipeline.stages import is_complete, new_stage, remove_abandoned
+from orpo_pipeline.data.readers import Block, count_rows, read_blocks, require_unchanged
+from orpo_pipeline.stages import fingerprint, is_complete, new_stage, remove_abandoned
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 
@@ -40,6 +41,9 @@ AHEAD = 2  # blocks per process that wait to be checked: they are held in memory
 Progress = Callable[[str, int, int], None]
 """Called with what is counted, how many are done, and how many there are (0: not known)."""
 
+Places = list[tuple[str, int]]
+"""A file's blocks: name, and rows of the file before it."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
@@ -50,8 +54,13 @@ class StoredBlock:
     split: str
     first_row: int
     rows: int
-    dialect: str
+    dialects: Sequence[str]
+    """All that fit its rows; they were read as the first. Empty: no row fits any."""
     first: str
+
+    @property
+    def dialect(self) -> str:
+        return self.dialects[0] if self.dialects else NO_DIALECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +80,22 @@ class BlockStore:
         Only blocks that are not stored yet are checked, and only files that are not known are read.
         Raises UserError for a file that cannot be read or mixes dialects.
         """
-        stored: list[StoredBlock] = []
         remove_abandoned(self.folder)
-        with self._checkers(files) as check:
-            for split, found in files.items():
-                for file, sha256 in found:
-                    blocks = self._known(file, sha256, split)
-                    if blocks is None:
-                        before = sum(block.rows for block in stored)
-                        advance = partial(_advance, progress, before)
-                        blocks = self._read(file, split, check, advance)
-                        self._remember(file, sha256, blocks)
-                    _require_one_dialect(blocks)
-                    stored += blocks
-                    progress("rows checked", sum(block.rows for block in stored), 0)
+        given = [(file, sha, split) for split, found in files.items() for file, sha in found]
+        with self._checkers(files, progress) as check:
+            known = [self._known(*one) for one in given]
+            places = [
+                None if blocks is not None else self._read(file, check)
+                for blocks, (file, _, _) in zip(known, given, strict=True)
+            ]
+            check.wait()
+            stored: list[StoredBlock] = []
+            for blocks, read, (file, sha256, split) in zip(known, places, given, strict=True):
+                if read is not None:
+                    blocks = self._in_one_dialect(file, split, read, check)
+                    self._remember(file, sha256, blocks)
+                stored += blocks or ()
+        progress("rows checked", sum(block.rows for block in stored), 0)
         return stored
 
     def _known(self, file: SourceFile, sha256: str, split: str) -> list[StoredBlock] | None:
@@ -102,20 +113,38 @@ class BlockStore:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return StoredBlock(folder, file, split, first_row, **summary)
 
-    def _read(
-        self, file: SourceFile, split: str, check: "Check", advance: Callable[[int], None]
-    ) -> list[StoredBlock]:
-        places: list[tuple[str, int]] = []
+    def _read(self, file: SourceFile, check: "Check") -> Places:
+        """The file's blocks; those that are not stored yet may still be under way."""
+        places: Places = []
         for block in read_blocks(file):
-            advance(block.first_row)
             name = block.digest[:20]
             places.append((name, block.first_row))
-            if not is_complete(self.folder / name):
-                check(block, self.folder / name)
+            check(block, self.folder / name)
+        return places
+
+    def _in_one_dialect(
+        self, file: SourceFile, split: str, places: Places, check: "Check"
+    ) -> list[StoredBlock]:
+        """The file's blocks, all read as one dialect: a block by itself may look like another."""
+        blocks = [self._load(name, file.name, split, first_row) for name, first_row in places]
+        dialect = file_dialect(
+            [
+                BlockDialects(b.dialects, f"{b.file} from row {b.first_row + 1} {b.first}")
+                for b in blocks
+            ]
+        )
+        others = {b.folder.name for b in blocks if b.dialects and b.dialect != dialect}
+        if not others:
+            return blocks
+        names = {name: fingerprint({"block": name, "read as": dialect}) for name in others}
+        for block in read_blocks(file):
+            if (name := block.digest[:20]) in others:
+                check(block, self.folder / names[name], dialect)
         check.wait()
-        return [self._load(name, file.name, split, first_row) for name, first_row in places]
+        return [self._load(names.get(name, name), file.name, split, row) for name, row in places]
 
     def _remember(self, file: SourceFile, sha256: str, blocks: list[StoredBlock]) -> None:
+        require_unchanged(file, sha256)
         places = [(block.folder.name, block.first_row) for block in blocks]
         folder = self._list_folder(file, sha256)
         # A list whose block was damaged is there still; it is the same one.
@@ -129,13 +158,15 @@ class BlockStore:
         return self.folder / "files" / f"{sha256}{suffix}"
 
     @contextmanager
-    def _checkers(self, files: dict[str, list[tuple[SourceFile, str]]]) -> Iterator["Check"]:
+    def _checkers(
+        self, files: dict[str, list[tuple[SourceFile, str]]], progress: Progress
+    ) -> Iterator["Check"]:
         processes = self.config.data.processes
         if processes is None:
             size = sum(file.path.stat().st_size for found in files.values() for file, _ in found)
             processes = 1 if size < SMALL else os.cpu_count() or 1
         if processes == 1:
-            yield Check(None, 1, self.config, self.model_folder)
+            yield Check(None, 1, lambda: RowChecker(self.config, self.model_folder), progress)
             return
         pool = ProcessPoolExecutor(
             processes,
@@ -145,7 +176,7 @@ class BlockStore:
             initargs=(self.config, self.model_folder),
         )
         try:
-            yield Check(pool, processes, self.config, self.model_folder)
+            yield Check(pool, processes, _process_checker, progress)
         except BrokenProcessPool as error:
             raise EnvironmentFault(
                 "A process that checks rows died, killed or out of memory.",
@@ -160,36 +191,50 @@ class Check:
     """Checks blocks and stores them: here, or in processes with a few blocks waiting for each."""
 
     def __init__(
-        self, pool: Executor | None, processes: int, config: RunConfig, model_folder: Path
+        self,
+        pool: Executor | None,
+        processes: int,
+        build: Callable[[], RowChecker],
+        progress: Progress,
     ) -> None:
         self._pool = pool
         self._most = processes * AHEAD
-        self._waiting: deque[Future[None]] = deque()
-        self._checker: RowChecker | None = None
-        self._build = lambda: RowChecker(config, model_folder)
+        self._waiting: deque[Future[int]] = deque()
+        self._build = cache(build)
+        self._progress = progress
+        self._rows = 0
+        self._seen: set[Path] = set()
 
-    def __call__(self, block: Block, folder: Path) -> None:
-        if self._pool is None:
-            self._checker = self._checker or self._build()
-            store(self._checker, block, folder)
+    def __call__(self, block: Block, folder: Path, read_as: str | None = None) -> None:
+        """Have the block checked, unless it is stored or under way."""
+        if folder in self._seen:
             return
-        while len(self._waiting) >= self._most:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(_store_in_process, block, folder))
+        self._seen.add(folder)
+        if is_complete(folder):
+            self._count(count_rows(block))
+        elif self._pool is None:
+            self._count(store(self._build(), block, folder, read_as))
+        else:
+            while len(self._waiting) >= self._most:
+                self._count(self._waiting.popleft().result())
+            self._waiting.append(self._pool.submit(_store_in_process, block, folder, read_as))
 
     def wait(self) -> None:
         """Until all blocks are stored. Raises what went wrong with one of them."""
         while self._waiting:
-            self._waiting.popleft().result()
+            self._count(self._waiting.popleft().result())
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        self._progress("rows checked", self._rows, 0)
 
 
-def _advance(progress: Progress, before: int, rows: int) -> None:
-    progress("rows checked", before + rows, 0)
-
-
-def store(checker: RowChecker, block: Block, folder: Path) -> None:
-    """Check one block and publish it as a stage."""
-    checked = checker.check(block)
+def store(checker: RowChecker, block: Block, folder: Path, read_as: str | None = None) -> int:
+    """Check one block and publish it as a stage. Returns its number of rows."""
+    checked = checker.check(block, read_as)
+    rows, expected = checked.index.height, count_rows(block)
+    if rows != expected:
+        raise AssertionError(f"{block.file}: a block of {expected} rows gave {rows}")
     with new_stage(folder) as temporary:
         checked.index.write_parquet(temporary / INDEX, compression="zstd", compression_level=1)
         pq.write_table(
@@ -200,39 +245,32 @@ def store(checker: RowChecker, block: Block, folder: Path) -> None:
             use_dictionary=False,
         )
         summary = {
-            "rows": checked.index.height,
-            "dialect": checked.dialect,
+            "rows": rows,
+            "dialects": checked.dialects,
             "first": checked.first,
         }
         (temporary / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+    return rows
 
 
-def _require_one_dialect(blocks: list[StoredBlock]) -> None:
-    first: StoredBlock | None = None
-    for block in blocks:
-        if block.dialect == NO_DIALECT:
-            continue
-        if first is not None and block.dialect != first.dialect:
-            raise mixed_dialects(
-                first.dialect,
-                f"{first.file} from row {first.first_row + 1} {first.first}",
-                block.dialect,
-                f"{block.file} from row {block.first_row + 1} {block.first}",
-            )
-        first = first or block
+# The pool's processes: one checker each, made once. It is made for the first block and not when
+# the process starts, since an error there would only be a process that died.
 
-
-# The pool's processes: one checker each, made once.
-
-_checker: RowChecker | None = None
+_settings: tuple[RunConfig, Path] | None = None
 
 
 def _start_process(config: RunConfig, model_folder: Path) -> None:
-    global _checker
+    global _settings
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _checker = RowChecker(config, model_folder)
+    _settings = config, model_folder
+
+
+@cache
+def _process_checker() -> RowChecker:
+    assert _settings is not None
+    return RowChecker(*_settings)
 
 
 def _end_with_parent() -> None:
@@ -242,9 +280,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _store_in_process(block: Block, folder: Path) -> None:
-    assert _checker is not None
-    store(_checker, block, folder)
+def _store_in_process(block: Block, folder: Path, read_as: str | None) -> int:
+    return store(_process_checker(), block, folder, read_as)
 
 
 def row_settings(config: RunConfig) -> dict[str, Any]:

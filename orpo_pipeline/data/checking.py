@@ -18,20 +18,20 @@ import pyarrow as pa
 
 from orpo_pipeline.data.chat_template import load_chat_format
 from orpo_pipeline.data.decontamination import read_benchmarks
-from orpo_pipeline.data.dialects import Dialect, dialect_named, find_dialect, mapped_dialect
+from orpo_pipeline.data.detection import common_dialects, given_dialect, unknown_row
+from orpo_pipeline.data.dialects import Dialect, dialect_named
 from orpo_pipeline.data.format_marks import format_marks
 from orpo_pipeline.data.identity import folded, prompt_id, row_id
 from orpo_pipeline.data.near_duplicates import row_signatures, signatures
 from orpo_pipeline.data.readers import Block, RawRow, block_rows
+from orpo_pipeline.data.redaction import Redaction
 from orpo_pipeline.data.rules.checks import check_pair
 from orpo_pipeline.data.tokenization import PairTokenizer, Tokenized
 from schemas.config import RunConfig
-from schemas.errors import UserError
 from schemas.frames import MARKS, ROW_INDEX
 from schemas.pairs import Conversation, Defect, DefectCode, Pair
 
 LONGEST_SHOWN = 20_000  # characters of a quarantined row that are kept beside its reason
-NO_DIALECT = "unknown"
 
 CONVERSATIONS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -43,7 +43,8 @@ class CheckedBlock:
     `rows` has nulls where the index has a code.
     """
 
-    dialect: str
+    dialects: tuple[str, ...]
+    """Names of all dialects that fit the rows; the first is the one that they were read as."""
     first: str
     """The first row's keys, to show when another block of the file has another dialect."""
     index: pl.DataFrame
@@ -70,14 +71,21 @@ class RowChecker:
         self._tokenizer = PairTokenizer(
             load_chat_format(model_folder, config.chat.template), config.chat
         )
-        self._given = _given_dialect(config)
+        self._given = given_dialect(config.data)
+        self._redaction = Redaction(config.data)
         benchmarks = config.data.benchmarks
-        self._benchmarks = read_benchmarks(Path(benchmarks)) if benchmarks else None
+        self._benchmarks = read_benchmarks(Path(benchmarks).expanduser()) if benchmarks else None
 
-    def check(self, block: Block) -> CheckedBlock:
-        """Raises UserError when the block's rows are of more than one dialect."""
+    def check(self, block: Block, read_as: str | None = None) -> CheckedBlock:
+        """The block's rows, read as the dialect `read_as` or as one that is found out from them.
+
+        Raises UserError when the rows are of more than one dialect.
+        """
         raw_rows = list(block_rows(block))
-        dialect, first = self._dialect(raw_rows)
+        given = dialect_named(read_as) if read_as else self._given
+        redact = self._redaction.text
+        dialects, first = ((given,), "") if given else common_dialects(raw_rows, redact)
+        dialect = dialects[0] if dialects else None
         rows = [self._check_row(raw, dialect, block.first_row) for raw in raw_rows]
         self._find_benchmarks(rows)
         sound = [row for row in rows if row.pair is not None and row.defect is None]
@@ -89,48 +97,34 @@ class RowChecker:
             if row.defect is not None and row.pair is not None:
                 row.text = as_json(shown_pair(row.pair))
         return CheckedBlock(
-            dialect=dialect.name if dialect else NO_DIALECT,
+            dialects=tuple(one.name for one in dialects),
             first=first,
             index=_index(rows),
             rows=_texts_and_ids(rows),
         )
 
-    def _dialect(self, rows: Sequence[RawRow]) -> tuple[Dialect | None, str]:
-        """The rows' common dialect. Raises UserError for a second one, and shows both rows."""
-        if self._given is not None:
-            return self._given, ""
-        known: Dialect | None = None
-        first = ""
-        seen: list[dict[str, Any]] = []
-        for raw in rows:
-            if isinstance(raw.value, Defect):
-                continue
-            if known is None or not known.fits(raw.value):
-                other = find_dialect(raw.value)
-                if other is None:
-                    continue
-                keys = ", ".join(map(str, raw.value))[:200]
-                # A first row with nulls may have looked like another dialect than it is.
-                if known is not None and not all(other.fits(row) for row in seen):
-                    raise mixed_dialects(known.name, first, other.name, f"{raw.origin} ({keys})")
-                known, first = other, first or f"{raw.origin} ({keys})"
-            seen.append(raw.value)
-        return known, first.partition(" ")[2]
-
     def _check_row(self, raw: RawRow, dialect: Dialect | None, first_row: int) -> _Row:
         row = _Row(raw.origin.row - first_row)
         if isinstance(raw.value, Defect):
-            row.defect, row.text = raw.value, raw.text[:LONGEST_SHOWN]
+            row.defect = self._redacted(raw.value)
+            row.text = self._redaction.beginning(raw.text)[:LONGEST_SHOWN]
             return row
-        parsed = dialect.parse(raw.value, raw.origin) if dialect else _unknown(raw.value)
+        if dialect is not None:
+            parsed = dialect.parse(raw.value, raw.origin)
+        else:
+            parsed = unknown_row(raw.value, self._redaction.text)
         if isinstance(parsed, Defect):
-            row.defect, row.text = parsed, as_json(raw.value)
+            row.defect, row.text = self._redacted(parsed), as_json(raw.value, self._redaction)
             return row
         checked = check_pair(parsed, self._data)
         row.pair, row.defect = checked.pair, checked.defect
         row.notes += checked.notes
         row.row_id, row.prompt_id = row_id(checked.pair), prompt_id(checked.pair)
         return row
+
+    def _redacted(self, defect: Defect) -> Defect:
+        # A reason may quote the row's keys.
+        return Defect(defect.code, self._redaction.text(defect.reason))
 
     def _find_benchmarks(self, rows: Sequence[_Row]) -> None:
         if self._benchmarks is None:
@@ -142,29 +136,6 @@ class RowChecker:
                 if found is not None and row.defect is None:
                     reason = f"{side} holds the benchmark prompt {found!r}"
                     row.defect = Defect(DefectCode.BENCHMARK_PROMPT, reason)
-
-
-def mixed_dialects(first: str, first_row: str, second: str, second_row: str) -> UserError:
-    """The error of a file that speaks two dialects."""
-    return UserError(
-        f"A file mixes two dialects: {first} at {first_row} and {second} at {second_row}.",
-        "one dialect a file.",
-        "Split the file by dialect, or name the columns with data.columns.",
-    )
-
-
-def _given_dialect(config: RunConfig) -> Dialect | None:
-    if config.data.columns:
-        return mapped_dialect(config.data.columns)
-    return dialect_named(config.data.dialect) if config.data.dialect else None
-
-
-def _unknown(row: dict[str, Any]) -> Defect:
-    keys = ", ".join(map(str, row))[:200] or "none"
-    return Defect(
-        DefectCode.MISSING_FIELD,
-        f"no known dialect has these fields: {keys}; name the columns with data.columns",
-    )
 
 
 def conversation_text(turns: Conversation) -> str:
@@ -182,12 +153,19 @@ def shown_pair(pair: Pair) -> dict[str, Any]:
     return shown | {name: value for name, value in scores.items() if value is not None}
 
 
-def as_json(value: Any) -> str:
+def as_json(value: Any, redaction: Redaction | None = None) -> str:
     """A row for the quarantine file; ASCII, since a broken row may hold half a surrogate pair."""
     try:
-        return json.dumps(value, ensure_ascii=True, default=str)[:LONGEST_SHOWN]
+        if redaction is None:
+            return _dumped(value)[:LONGEST_SHOWN]
+        # A number may be personal data, too, and it is text only here.
+        return redaction.text(_dumped(redaction.value(value)))[:LONGEST_SHOWN]
     except RecursionError:  # it was just shallow enough to be read
         return "(nested too deeply to be shown)"
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, default=str)
 
 
 def _readable(reason: str) -> str:

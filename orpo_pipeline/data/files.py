@@ -23,7 +23,10 @@ SUFFIXES = (
 )
 HUB_PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
 # What `datasets` writes beside the rows: its own records, and results of `map`, `filter`, `sort`.
-NO_ROWS = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-[0-9a-f].*\.arrow")
+# And what `data report` writes.
+NO_ROWS = re.compile(
+    r"(dataset_infos?|dataset_dict|state)\.json|cache-[0-9a-f].*\.arrow|.*\.report\.json"
+)
 HELD_OUT = re.compile(r"(test|eval|evaluation|val|valid|validation|dev)(_\w+)?([.-]|$)")
 HUB_FOLDERS = ("datasets--", "models--")
 MAGIC = re.compile(r"[*?[]")
@@ -103,12 +106,16 @@ def _list_files(config: DataConfig) -> tuple[str, list[SourceFile]]:
 
 
 def _files_below(folder: Path) -> list[SourceFile]:
-    """Data files at any depth. Linked folders are not entered: those inside are found anyway."""
+    """Data files at any depth. Linked folders are not entered: those inside are found anyway.
+
+    Hidden ones are left out: caches, checkpoints of notebooks, our own state folder.
+    """
     home = _link_home(folder)
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         linked = [path for name in folders if (path := Path(parent, name)).is_symlink()]
-        found = [Path(parent, name) for name in names if _is_data(name)]
+        found = [Path(parent, name) for name in names if _is_data(name) and name[0] != "."]
         for path in (*linked, *found):
             _refuse_escape(path, home)
         paths += found

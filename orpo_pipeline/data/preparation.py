@@ -1,9 +1,7 @@
 """The prepare stage: source files in; train, evaluation and quarantine files out."""
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -11,8 +9,8 @@ from orpo_pipeline.data.block_store import BlockStore, Progress, StoredBlock
 from orpo_pipeline.data.chat_template import load_chat_format
 from orpo_pipeline.data.held_out import record_held_out
 from orpo_pipeline.data.inputs import HELD_OUT, Inputs, find_inputs
-from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE, TRAIN
-from orpo_pipeline.data.publication import KEPT, dataset_id, publish_prepared, read_record
+from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE
+from orpo_pipeline.data.publication import KEPT, publish_prepared, read_record
 from orpo_pipeline.data.selection import Selection, load_rows
 from orpo_pipeline.stages import is_complete
 from schemas.config import RunConfig
@@ -23,66 +21,71 @@ from schemas.results import PreparedData
 EXAMPLES = 3
 
 
-def load_prepared(inputs: Inputs, config: RunConfig) -> PreparedData | None:
-    """The record of a complete stage, or None.
-
-    Raises UserError when its rows exceed the budget, which may have been lowered since.
-    """
+def load_prepared(inputs: Inputs) -> PreparedData | None:
+    """The record of a complete stage, or None."""
     if not is_complete(inputs.folder):
         return None
-    record = read_record(inputs.folder, inputs.base_model)
-
-    def examples(code: str) -> str:
-        return _examples(pl.read_parquet(inputs.folder / QUARANTINE), code)
-
-    check_budget(record.quarantined, record.rows_in, config, examples)
-    return record.model_copy(update={"reused": True})
+    return read_record(inputs.folder, inputs.base_model).model_copy(update={"reused": True})
 
 
 def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     """Read, check, split and tokenise the configured data; or find that it is done.
 
-    Raises UserError for data that cannot be used, and when more rows are quarantined than
-    `data.max_quarantined_share` and `data.max_rule_share` allow.
+    Whether a run may go on with it is for `check_usable` to say: a report is wanted most where
+    much is wrong. Raises UserError for data that cannot be read or has no rows.
     """
     inputs = find_inputs(config, home, lambda text: progress(text, 0, 0))
-    done = load_prepared(inputs, config)
+    done = load_prepared(inputs)
     if done is not None:
         return done
     store = BlockStore(home / "blocks" / inputs.settings, config, inputs.base_model.path)
     blocks = store.check_files(inputs.files, progress)
-    if not blocks:
-        raise _nothing_usable(config)
+    if not any(block.rows for block in blocks):
+        raise _no_rows(config)
     progress("comparing rows", 0, 0)
     rows = Selection(load_rows(blocks), blocks, config.data).select(inputs.barred)
-    _check_equation(rows)
-    removed = _count_removed(rows)
-    _require_both_sides(rows, removed, blocks)
-    check_budget(removed, rows.height, config, lambda code: _examples(rows, code))
-    prompts = rows.filter(KEPT & (pl.col("split") == EVAL))["prompt_id"]
-    # Before anyone can train on what follows: a crash in between bars too much, never too little.
-    record_held_out(home / HELD_OUT, inputs.held_out_key, dataset_id(rows, inputs.tokens), prompts)
+    check_equation(rows, blocks)
     progress("writing the prepared pairs", 0, 0)
     chat = load_chat_format(inputs.base_model.path, config.chat.template)
     return publish_prepared(rows, blocks, inputs, config, chat)
 
 
-def _check_equation(rows: pl.DataFrame) -> None:
-    """Nothing disappears: rows in = kept + quarantined + duplicates, row by row."""
+def check_usable(prepared: PreparedData, config: RunConfig) -> None:
+    """Raise UserError where a run must not go on with these data: a side is empty, or a budget,
+    which may have changed since they were prepared, is exceeded.
+    """
+
+    def examples(code: str) -> str:
+        columns = ["code", "reason", "origin_file", "origin_row"]
+        return _examples(pl.read_parquet(prepared.path / QUARANTINE, columns=columns), code)
+
+    require_both_sides(prepared, config, examples)
+    check_budget(prepared.quarantined, prepared.rows_in, config, examples)
+
+
+def record_evaluated(prepared: PreparedData, home: Path) -> None:
+    """Bar the evaluation prompts from training for ever, before a run goes on with these data.
+
+    Raises UserError for a damaged record, EnvironmentFault when the disk fails.
+    """
+    prompts = pl.read_parquet(prepared.path / f"{EVAL}.parquet", columns=["prompt_id"])
+    record_held_out(
+        home / HELD_OUT, prepared.held_out_key, prepared.dataset_id, prompts["prompt_id"]
+    )
+
+
+def check_equation(rows: pl.DataFrame, blocks: list[StoredBlock]) -> None:
+    """Nothing disappears: rows read = kept + quarantined + duplicates, row by row."""
+    read = sum(block.rows for block in blocks)
     both = rows.filter(pl.col("code").is_not_null() & pl.col("duplicate")).height
     kept = rows.filter(KEPT).height
     quarantined = rows["code"].count()
     duplicates = int(rows["duplicate"].sum())
-    if both or kept + quarantined + duplicates != rows.height:
+    if both or not read == rows.height == kept + quarantined + duplicates:
         raise AssertionError(
-            f"{rows.height} rows came in; {kept} kept + {quarantined} quarantined + {duplicates} "
-            f"duplicates are accounted for, {both} of them twice"
+            f"{read} rows were read and {rows.height} compared; {kept} kept + {quarantined} "
+            f"quarantined + {duplicates} duplicates are accounted for, {both} of them twice"
         )
-
-
-def _count_removed(rows: pl.DataFrame) -> dict[str, int]:
-    counts = rows["code"].drop_nulls().value_counts()
-    return dict(sorted(counts.iter_rows(), key=lambda item: (-item[1], item[0])))
 
 
 def check_budget(
@@ -126,25 +129,27 @@ def _examples(rows: pl.DataFrame, code: str) -> str:
     return f" For example {code} at {listed}."
 
 
-def _require_both_sides(
-    rows: pl.DataFrame, removed: dict[str, int], blocks: list[StoredBlock]
+def require_both_sides(
+    prepared: PreparedData,
+    config: RunConfig,
+    examples: Callable[[str], str] = lambda code: "",
 ) -> None:
-    kept = Counter[Any](rows.filter(KEPT)["split"].to_list())
-    if kept[TRAIN] and kept[EVAL]:
+    """Raise UserError where no pair is left to train on, or none to evaluate on."""
+    if prepared.train_pairs and prepared.eval_pairs:
         return
+    removed = prepared.quarantined
     listed = ", ".join(f"{code} {count:,}" for code, count in removed.items()) or "none"
-    files = sorted({block.file for block in blocks})
-    example = _examples(rows, next(iter(removed))) if removed else ""
+    example = examples(next(iter(removed))) if removed else ""
     raise UserError(
-        f"Of {rows.height:,} rows in {', '.join(files[:5])} {kept[TRAIN]:,} are usable for "
-        f"training and {kept[EVAL]:,} for evaluation (quarantined: {listed}; duplicates: "
-        f"{rows['duplicate'].sum():,}).{example}",
+        f"Of {prepared.rows_in:,} rows in {config.data.source} {prepared.train_pairs:,} are usable "
+        f"for training and {prepared.eval_pairs:,} for evaluation (quarantined: {listed}; "
+        f"duplicates: {prepared.duplicates:,}).{example}",
         "at least one usable pair on each side.",
         "Give more data, correct the rows, or raise data.eval_fraction.",
     )
 
 
-def _nothing_usable(config: RunConfig) -> UserError:
+def _no_rows(config: RunConfig) -> UserError:
     return UserError(
         f"The files of {config.data.source} hold no rows at all.",
         "at least one usable pair for training and one for evaluation.",

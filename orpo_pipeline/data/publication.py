@@ -74,7 +74,8 @@ def publish_prepared(
         eval_pairs=kept.filter(pl.col("split") == EVAL).height,
         duplicates=int(rows["duplicate"].sum()),
         quarantined=dict(counts.iter_rows()),
-        longest_pair=int(kept.select(longest.max()).item()),
+        longest_pair=int(kept.select(longest.max()).item() or 0),
+        held_out_key=inputs.held_out_key,
     )
     report = _report(rows, blocks, record, config)
     with new_stage(inputs.folder, shard_entries(blocks)) as temporary:

@@ -33,6 +33,8 @@ from orpo_pipeline.data.streams import (
     read_chunks,
     whole_lines,
 )
+from orpo_pipeline.stages import file_sha256
+from schemas.errors import UserError
 from schemas.pairs import Defect, DefectCode, Origin
 
 BLOCK_ROWS = 2048
@@ -95,11 +97,34 @@ def read_blocks(file: SourceFile) -> Iterator[Block]:
 
 def block_rows(block: Block) -> Iterator[RawRow]:
     """Every row of a block, in order; one that cannot be parsed comes as a defect."""
-    numbers = block.numbers or count(1)
     rows = rows_of_run(block.content) if block.kind == "arrow" else _parse_lines(block.content)
-    for number, row in zip(numbers, rows, strict=False):
+    numbers = block.numbers
+    numbered = zip(count(1), rows) if numbers is None else zip(numbers, rows, strict=True)
+    for number, row in numbered:
         if row is not None:
             yield RawRow(Origin(block.file, block.first_row + number), *row)
+
+
+def count_rows(block: Block) -> int:
+    """How many rows a block has, without reading any: what `block_rows` is held against."""
+    if block.kind == "arrow":
+        with pa.ipc.open_stream(block.content) as reader:
+            return sum(batch.num_rows for batch in reader)
+    return sum(1 for line in block.content.split(b"\n") if line and not line.isspace())
+
+
+def require_unchanged(file: SourceFile, sha256: str) -> None:
+    """Raise UserError when the file is not the one that was hashed: its blocks are another's."""
+    try:
+        now = file_sha256(file.path)
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if now != sha256:
+        raise UserError(
+            f"The data file {file.path} changed while it was read.",
+            "a file that nothing writes to during preparation.",
+            "Start again when it is written to its end.",
+        )
 
 
 def read_rows(file: SourceFile) -> Iterator[RawRow]:
@@ -205,7 +230,8 @@ def _columns(path: Path) -> Iterator[Content]:
 
 def _parse_lines(content: bytes) -> Iterator[tuple[dict[str, Any] | Defect, str] | None]:
     """What each line holds, and the beginning of what cannot be parsed; None for an empty line."""
-    for line in content.split(b"\n"):
+    # What stands behind the last line's end is no line: rows with numbers are held against it.
+    for line in content.removesuffix(b"\n").split(b"\n"):
         if not line or line.isspace():
             yield None
             continue

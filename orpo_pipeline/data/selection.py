@@ -1,10 +1,11 @@
-"""Which rows stay, of all rows together: duplicates, contradictions, prompt groups, leakage.
+"""Which rows stay, of all rows together: duplicates, prompt groups, leakage, contradictions.
 
 Rules of one row have spoken before, block by block. These look at short columns only; texts are
 read again where two rows are to be compared. No rule sees the order of rows or names of files.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,7 @@ from orpo_pipeline.data.near_duplicates import (
 )
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_shard_rows
 from orpo_pipeline.data.repetition import find_duplicates, overrepresented_reasons
-from orpo_pipeline.data.splits import crossing_reasons, held_out
+from orpo_pipeline.data.splits import EVALUATED, HELD_OUT_BEFORE, held_out, leaking_reasons
 from orpo_pipeline.data.words import Hashes, Indices
 from schemas.config import DataConfig
 from schemas.pairs import DefectCode
@@ -30,7 +31,6 @@ NARROW = (
     *("score_chosen", "score_rejected", "prompt_tokens", "chosen_tokens", "rejected_tokens"),
     *("chosen_key", "rejected_key", "chosen_marks", "rejected_marks"),
 )
-HELD_OUT_BEFORE = "an earlier evaluation split held this prompt out"
 
 
 def load_rows(blocks: Sequence[StoredBlock]) -> pl.DataFrame:
@@ -61,14 +61,12 @@ class Selection:
         """`rows` as `load_rows` gives them."""
         self._blocks = blocks
         self._config = config
-        separate = config.eval_split is not None
-        if not separate:
+        if config.eval_split is None:
             rows = rows.with_columns(split=_sides(rows["prompt_id"], config.eval_fraction))
         self.rows = rows.with_columns(
             group=pl.lit(None, pl.UInt32),
             duplicate=pl.lit(False),
         )
-        self._separate = separate
 
     def select(self, barred: pl.Series) -> pl.DataFrame:
         """The rows with code, reason, split, group and duplicate decided.
@@ -76,21 +74,23 @@ class Selection:
         `barred` are prompt ids that may not be trained on.
         """
         self._mark_duplicates()
+        self._group_prompts()
+        # Also of rows that are out: a prompt stays one of evaluation where its row is too long.
+        evaluated = self.rows.filter(pl.col("split") == EVAL)["prompt_id"]
+        self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated, EVALUATED)
+        self._withhold(DefectCode.HELD_OUT_BEFORE, barred, HELD_OUT_BEFORE)
+        # After leakage: a training row that goes takes no evaluation row with it.
         self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live()))
         self._take_out(DefectCode.NEAR_DUPLICATE, self._near_duplicates())
         self._take_out(DefectCode.OVERREPRESENTED_PROMPT, self._overrepresented())
-        self._group_prompts()
-        live = self._live()
-        crossing = crossing_reasons(live["group"], live["split"] == EVAL, self._separate)
-        self._take_out(DefectCode.EVAL_PROMPT_IN_TRAIN, crossing)
-        live = self._live()
-        before = live.select(
-            pl.when((pl.col("split") == TRAIN) & pl.col("prompt_id").is_in(barred.implode()))
-            .then(pl.lit(HELD_OUT_BEFORE))
-            .alias("reason")
-        )["reason"]
-        self._take_out(DefectCode.HELD_OUT_BEFORE, before)
         return self.rows
+
+    def _withhold(self, code: DefectCode, prompt_ids: pl.Series, reason: str) -> None:
+        """Take out the training rows whose group of prompts has one of `prompt_ids`."""
+        live = self._live()
+        withheld = live["prompt_id"].is_in(prompt_ids.drop_nulls().unique().implode())
+        training = live["split"] == TRAIN
+        self._take_out(code, leaking_reasons(live["group"], training, withheld, reason))
 
     def _live(self) -> pl.DataFrame:
         return self.rows.with_row_index("row").filter(
@@ -131,13 +131,15 @@ class Selection:
         return near_duplicate_reasons(keepers(labels * 2 + sides, order), live["row_id"])
 
     def _same_rows(self, live: pl.DataFrame, pairs: Indices) -> np.ndarray:
-        same = np.zeros(len(pairs), dtype=np.bool_)
-        threshold = self._config.near_duplicates
-        chosen = verify(pairs, lambda some: self._texts(live, some, "prompt", "chosen"), threshold)
-        same[chosen] = verify(
-            pairs[chosen], lambda some: self._texts(live, some, "prompt", "rejected"), threshold
-        )
-        return same
+        """Which pairs are near-equal in prompt, chosen and rejected, each by itself.
+
+        Together a long prompt would outweigh answers that differ.
+        """
+        same = np.arange(len(pairs))
+        for side in ("chosen", "rejected", "prompt"):
+            texts_of = partial(self._texts, live, side=side)
+            same = same[verify(pairs[same], texts_of, self._config.near_duplicates)]
+        return np.isin(np.arange(len(pairs)), same)
 
     def _overrepresented(self) -> pl.Series:
         return overrepresented_reasons(self._live(), self._config.max_pairs_per_prompt)
@@ -151,7 +153,7 @@ class Selection:
             np.arange(prompts.height),
             lambda pairs: verify(
                 pairs,
-                lambda some: self._texts(prompts, some, "prompt"),
+                partial(self._texts, prompts, side="prompt"),
                 self._config.near_duplicates,
             ),
         )
@@ -172,15 +174,14 @@ class Selection:
             bands[part["item"].to_numpy()] = found
         return bands
 
-    def _texts(self, some: pl.DataFrame, items: Indices, *sides: str) -> list[str]:
-        """Texts of rows: the contents of all turns of the named sides, line by line."""
+    def _texts(self, some: pl.DataFrame, items: Indices, side: str) -> list[str]:
+        """One side's texts of rows: the contents of all its turns, line by line."""
         places = some[items].select("shard", "position").with_row_index("item")
-        turns = pl.concat_list([pl.col(side) for side in sides])
-        content = turns.list.eval(pl.element().struct.field("content")).list.join("\n")
+        content = pl.col(side).list.eval(pl.element().struct.field("content")).list.join("\n")
         parts = [
-            read_shard_rows(self._blocks[int(str(number))].folder, part["position"], sides).select(
-                item=part["item"], text=content
-            )
+            read_shard_rows(
+                self._blocks[int(str(number))].folder, part["position"], (side,)
+            ).select(item=part["item"], text=content)
             for (number,), part in places.group_by("shard")
         ]
         if not parts:

@@ -9,7 +9,7 @@ import polars as pl
 SALT = "orpo-pipeline split v1"
 
 EVALUATED = "the evaluation split holds this prompt or a nearly equal one"
-TRAINED_ON = "a nearly equal prompt is trained on"
+HELD_OUT_BEFORE = "an earlier evaluation split held out this prompt or a nearly equal one"
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:
@@ -36,23 +36,15 @@ def held_out(prompt_ids: pl.Series, fraction: float) -> pl.Series:
     return pl.Series("held_out", numbers < np.uint64(math.ceil(fraction * 2**64)))
 
 
-def crossing_reasons(group: pl.Series, evaluation: pl.Series, separate_eval: bool) -> pl.Series:
-    """A reason for each row that must go so that no group of prompts is on both sides; else null.
+def leaking_reasons(
+    group: pl.Series, training: pl.Series, withheld: pl.Series, reason: str
+) -> pl.Series:
+    """`reason` for each training row whose group has a withheld row; else null.
 
-    `group` labels each row's group of equal and near-equal prompts, `evaluation` is true for the
-    rows of the evaluation split. Where the evaluation rows have files of their own
-    (`separate_eval`), the training rows go; else the side with fewer rows, and the training rows
-    where both have as many. Nothing changes sides: a prompt's side is its own.
+    `group` labels each row's group of equal and near-equal prompts, `training` is true for the rows
+    of the training split, `withheld` for rows whose own prompt must not be trained on. Evaluation
+    rows stay and nothing changes sides: a prompt's side is its own.
     """
-    rows = pl.DataFrame({"group": group, "evaluation": evaluation})
-    here = pl.col("evaluation")
-    evaluated, trained = here.sum().over("group"), (~here).sum().over("group")
-    keep_evaluation = pl.lit(True) if separate_eval else evaluated >= trained
-    crossing = (evaluated > 0) & (trained > 0)
-    return rows.select(
-        pl.when(crossing & ~here & keep_evaluation)
-        .then(pl.lit(EVALUATED))
-        .when(crossing & here & ~keep_evaluation)
-        .then(pl.lit(TRAINED_ON))
-        .alias("reason")
-    ).to_series()
+    rows = pl.DataFrame({"group": group, "training": training, "withheld": withheld})
+    leaks = pl.col("training") & pl.col("withheld").any().over("group")
+    return rows.select(pl.when(leaks).then(pl.lit(reason)).alias("reason")).to_series()

@@ -53,7 +53,9 @@ class WordTable:
         # Such a token swallows the spaces beside it, or is none within a word.
         greedy = any(token.lstrip or token.rstrip or token.single_word for token in added)
         pattern = None if greedy else _word_pattern(backend)
-        self._words, self._ascii_words = _compile(pattern) if pattern else (None, None)
+        patterns = _compile(pattern) if pattern else (None, None)
+        self._words: Any = patterns[0]
+        self._ascii_words: Any = patterns[1]
         ordered = sorted((token.content for token in added), key=len, reverse=True)
         joined = "|".join(map(re.escape, ordered))
         self._controls = re.compile(f"({joined})") if joined else None

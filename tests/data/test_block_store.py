@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ from prepared import (
     content_of,
     frame,
     quarantined,
+    report_of,
 )
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data import readers
-from orpo_pipeline.stages import MANIFEST
+from orpo_pipeline.data.block_store import BlockStore, StoredBlock, store
+from orpo_pipeline.data.checking import CheckedBlock, RowChecker
+from orpo_pipeline.data.files import SourceFile
+from orpo_pipeline.data.readers import Block
+from orpo_pipeline.stages import MANIFEST, file_sha256
+from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.results import PreparedData
 
@@ -190,7 +197,7 @@ def test_a_block_knows_neither_its_file_nor_its_place(
     prepare_rows(GOOD)
     for manifest in (tmp_path / "home").glob(f"blocks/*/*/{MANIFEST}"):
         summary = (manifest.parent / "block.json").read_text(encoding="utf-8")
-        assert set(json.loads(summary)) == {"rows", "dialect", "first"}
+        assert set(json.loads(summary)) == {"rows", "dialects", "first"}
         assert "rows.jsonl" not in summary
 
 
@@ -205,3 +212,99 @@ def test_what_a_killed_process_left_is_removed_after_a_day(
     os.utime(old, (0, 0))
     prepare_rows([*GOOD, BROKEN])
     assert not old.exists() and young.exists()
+
+
+WITH_SYSTEM = [
+    {"system": "Be kind.", "prompt": f"Why {n}?", "chosen": f"It is {n}.", "rejected": f"No, {n}."}
+    for n in range(16)
+]
+WITHOUT_SYSTEM = {"prompt": "Who?", "chosen": "It was me.", "rejected": "Nobody knows."}
+
+
+@pytest.mark.parametrize("rows_a_block", [4, 8, 64])
+@pytest.mark.parametrize("place", [0, 8, 12, 16])
+def test_a_files_dialect_does_not_depend_on_where_blocks_end(
+    place: int,
+    rows_a_block: int,
+    prepare_rows: Prepare,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(readers, "BLOCK_ROWS", rows_a_block)
+    prepared = prepare_rows([*WITH_SYSTEM[:place], WITHOUT_SYSTEM, *WITH_SYSTEM[place:]])
+    assert [file.dialect for file in report_of(prepared).files] == ["trl_explicit"]
+    assert prepared.rows_in == prepared.train_pairs + prepared.eval_pairs == 17
+    before = blocks_in(tmp_path / "home")
+    prepare_rows(None, source=str(tmp_path / "rows.jsonl"), max_pairs_per_prompt=5)
+    assert blocks_in(tmp_path / "home") == before
+
+
+def check(
+    config: RunConfig, model: Path, paths: list[Path], seen: list[int] | None = None
+) -> list[StoredBlock]:
+    """The blocks of files; `seen` gets the numbers of rows that are reported."""
+    files = [(SourceFile(path, path.name), file_sha256(path)) for path in paths]
+    blocks = BlockStore(paths[0].parent / "blocks", config, model)
+
+    def note(_: str, done: int, __: int) -> None:
+        if seen is not None:
+            seen.append(done)
+
+    return blocks.check_files({"train": files}, note)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+    tiny_config: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", GOOD[:8])
+    old = file_sha256(path)
+    write_rows(path, GOOD[8:24])
+    blocks = BlockStore(tmp_path / "blocks", tiny_config(), tiny_model)
+    file = SourceFile(path, path.name)
+    with pytest.raises(UserError, match=r"rows\.jsonl changed while it was read"):
+        blocks.check_files({"train": [(file, old)]}, lambda *_: None)
+    assert not (tmp_path / "blocks" / "files").exists()
+    write_rows(path, GOOD[:8])
+    (block,) = blocks.check_files({"train": [(file, old)]}, lambda *_: None)
+    assert block.rows == 8
+
+
+def test_an_error_of_the_configuration_comes_out_of_the_processes(
+    tiny_config: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", GOOD)
+    config = tiny_config(data={"processes": 2, "dialect": "nonsense"})
+    with pytest.raises(UserError, match="There is no dialect 'nonsense'"):
+        check(config, tiny_model, [path])
+
+
+def test_rows_are_counted_across_files_and_a_copy_is_checked_once(
+    tiny_config: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    parts = [GOOD[:8], GOOD[8:20], GOOD[:8]]
+    paths = [write_rows(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate(parts)]
+    seen: list[int] = []
+    blocks = check(tiny_config(), tiny_model, paths, seen)
+    assert [(block.file, block.rows, block.first_row) for block in blocks] == [
+        ("0.jsonl", 8, 0),
+        ("1.jsonl", 8, 0),
+        ("1.jsonl", 4, 8),
+        ("2.jsonl", 8, 0),
+    ]
+    assert seen == [8, 16, 20, 28]
+    assert len(list(tmp_path.glob(f"blocks/*/{MANIFEST}"))) == 3
+
+
+def test_a_block_that_loses_a_row_is_not_stored(
+    tiny_config: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    class Forgetful(RowChecker):
+        def check(self, block: Block, read_as: str | None = None) -> CheckedBlock:
+            checked = super().check(block, read_as)
+            return replace(checked, index=checked.index.head(-1))
+
+    path = write_rows(tmp_path / "rows.jsonl", GOOD[:8])
+    (block,) = readers.read_blocks(SourceFile(path, path.name))
+    with pytest.raises(AssertionError, match="a block of 8 rows gave 7"):
+        store(Forgetful(tiny_config(), tiny_model), block, tmp_path / "block")
+    assert not (tmp_path / "block").exists()

@@ -191,6 +191,23 @@ def test_what_datasets_saves_is_found_and_its_own_files_are_not(tmp_path: Path) 
     assert [row.value for row in read_rows(found["train"][0])] == ROWS
 
 
+def test_hidden_files_and_reports_are_no_data(tmp_path: Path) -> None:
+    for name in (
+        "more/pairs.jsonl",
+        ".orpo/prepared/1/rows.parquet",
+        "more/.ipynb_checkpoints/pairs-checkpoint.jsonl",
+        ".pairs.jsonl.gz",
+        "data.report.json",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_rows(path, ROWS)
+    assert found_names(tmp_path) == {"train": ["more/pairs.jsonl"]}
+    # Named itself, a hidden folder is as good as another.
+    write_rows(tmp_path / ".orpo/pairs.jsonl", ROWS)
+    assert found_names(tmp_path / ".orpo", train_split="pairs") == {"pairs": ["pairs.jsonl"]}
+
+
 def refusal(source: Path | str) -> str:
     with pytest.raises(UserError) as raised:
         found_names(source)

@@ -25,8 +25,9 @@ from prepared import (
 )
 from rows import pair_row, write_rows
 
+from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.inputs import find_inputs
-from orpo_pipeline.data.preparation import load_prepared
+from orpo_pipeline.data.preparation import check_equation, load_prepared
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.results import PreparedData
@@ -278,12 +279,17 @@ def test_too_long_pairs_follow_the_configuration(prepare_rows: Prepare) -> None:
     assert read_tokenizer(cut).decode(row["prompt_ids"]).count("What is left?") == 1
 
 
-@pytest.mark.parametrize("rows", [["", "  "], [BROKEN, EMPTY], GOOD[:1]])
-def test_nothing_usable_on_a_side(rows: list[Any], prepare_rows: Prepare, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Of \d rows in rows.jsonl [01] are usable") as raised:
-        prepare_rows(rows, max_quarantined_share=1.0)
-    assert raised.value.expected == "at least one usable pair on each side."
+def test_blank_lines_are_no_rows(prepare_rows: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows\.jsonl hold no rows at all"):
+        prepare_rows(["", "  "])
     assert not (tmp_path / "home" / "prepared").exists()
+
+
+def test_a_row_that_is_lost_on_the_way_is_noticed(tmp_path: Path) -> None:
+    block = StoredBlock(tmp_path, "rows.jsonl", "train", 1, 3, "trl_explicit", "")
+    rows = pl.DataFrame({"code": ["secret", None], "duplicate": [False, False]})
+    with pytest.raises(AssertionError, match=r"^3 rows were read and 2 compared; 1 kept \+ 1 "):
+        check_equation(rows, [block])
 
 
 def test_prepared_id_follows_what_decides_and_nothing_else(
@@ -340,7 +346,7 @@ def test_a_moved_state_folder_and_a_moved_model_are_found(
     assert second.path == home / "prepared" / first.path.name
     assert second.base_model.path == model
     assert second.prepared_id == first.prepared_id
-    assert load_prepared(find_inputs(config, home, lambda _: None), config) == second
+    assert load_prepared(find_inputs(config, home, lambda _: None)) == second
     assert str(tmp_path) not in (second.path / "record.json").read_text(encoding="utf-8")
 
 

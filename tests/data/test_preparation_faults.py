@@ -130,7 +130,7 @@ def events_of(reader: int) -> list[Event]:
 
 def nothing_is_done(config: RunConfig, home: Path) -> bool:
     inputs = find_inputs(config, home, lambda _: None)
-    return load_prepared(inputs, config) is None and not inputs.folder.exists()
+    return load_prepared(inputs) is None and not inputs.folder.exists()
 
 
 def test_processes_may_die_and_the_next_run_equals_an_undisturbed_one(
@@ -184,8 +184,6 @@ def test_kills_and_full_disks_leave_nothing_that_counts(
         f"kill:.{MANIFEST}",
         "kill:blocks.json",  # all blocks are there, but not the list of them
         "limit:200",
-        "kill:.lock",  # before held-out prompts are noted
-        "limit:300",
         "kill:record.json",
         "limit:6000",
         "kill:os.rename",  # whole, but under its temporary name
@@ -198,12 +196,11 @@ def test_kills_and_full_disks_leave_nothing_that_counts(
         f"{step} {-signal.SIGKILL if step.startswith('kill') else 0}" for step in steps
     ]
     faults = [line for line in lines if line.startswith("3 ")]
-    assert len(faults) == 4, finished.stdout
+    assert len(faults) == 3, finished.stdout
     blocks = find_inputs(config, home, lambda _: None).settings
     assert faults[0].startswith(f"3 Writing the stage {home}/blocks/{blocks}/")
     assert faults[1].startswith(f"3 Writing the stage {home}/blocks/{blocks}/files/")
-    assert faults[2].startswith(f"3 The record of held-out prompts {home}/held_out/")
-    assert faults[3].startswith(f"3 Writing the stage {home}/prepared/")
+    assert faults[2].startswith(f"3 Writing the stage {home}/prepared/")
     for fault in faults:
         assert "File too large" in fault or "transport error" in fault
 

@@ -4,9 +4,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from prepared import GOOD, blocks_in, check_account, frame, prompts, quarantined
+import polars as pl
+from prepared import GOOD, blocks_in, check_account, frame, prompts, quarantined, question
 from rows import pair_row, write_rows
 
+from orpo_pipeline.data.inputs import HELD_OUT
+from orpo_pipeline.data.preparation import record_evaluated
 from schemas.pairs import DefectCode
 from schemas.results import PreparedData
 
@@ -23,10 +26,39 @@ def test_prompts_keep_their_side_when_the_data_grows(prepare_rows: Prepare) -> N
     assert large.rows_quarantined == 0
 
 
+def test_data_that_no_run_uses_bars_nothing(prepare_rows: Prepare, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = prepare_rows(GOOD)
+    assert not (home / HELD_OUT).exists()
+    assert prepare_rows(GOOD, eval_fraction=0.1).rows_quarantined == 0
+    record_evaluated(prepare_rows(GOOD), home)  # also of data that was prepared before
+    (path,) = (home / HELD_OUT).glob("*.parquet")
+    recorded = pl.read_parquet(path)
+    assert set(recorded["prompt_id"]) == set(frame(first, "eval")["prompt_id"])
+    assert recorded["dataset_id"].unique().to_list() == [first.dataset_id]
+
+
+def test_a_prompt_near_one_that_was_held_out_is_barred(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    long = "Tell me a long story of a cat and a dog who meet a bird in the tall old tree by the sea"
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", GOOD[5:])
+    write_rows(folder / "test.jsonl", [pair_row(60, prompt=question(long))])
+    record_evaluated(prepare_rows(None, source=str(folder), eval_split="test"), tmp_path / "home")
+    near = [pair_row(61 + n, prompt=question(long + end)) for n, end in enumerate(("", " now"))]
+    write_rows(folder / "train.jsonl", [*GOOD[5:], *near])
+    write_rows(folder / "test.jsonl", GOOD[:5])
+    second = prepare_rows(None, source=str(folder), eval_split="test")
+    assert {row: code for row, (code, _) in quarantined(second).items()} == {36: BEFORE, 37: BEFORE}
+
+
 def test_a_smaller_share_does_not_release_what_was_held_out(
     prepare_rows: Prepare, tmp_path: Path
 ) -> None:
     first = prepare_rows(GOOD)
+    record_evaluated(first, tmp_path / "home")
     blocks = blocks_in(tmp_path / "home")
     assert prepare_rows(GOOD).reused
 
@@ -37,7 +69,7 @@ def test_a_smaller_share_does_not_release_what_was_held_out(
     released = prompts(first, "eval") - prompts(smaller, "eval")
     assert smaller.quarantined == {BEFORE: len(released)}
     assert set(quarantined(smaller).values()) == {
-        (BEFORE, "an earlier evaluation split held this prompt out")
+        (BEFORE, "an earlier evaluation split held out this prompt or a nearly equal one")
     }
     assert blocks_in(tmp_path / "home") == blocks  # no row was checked again
 
@@ -58,6 +90,7 @@ def test_prompts_of_a_replaced_evaluation_file_stay_barred(
     write_rows(folder / "test.jsonl", GOOD[:10])
     first = prepare_rows(None, source=str(folder), eval_split="test")
     assert (first.train_pairs, first.eval_pairs) == (30, 10)
+    record_evaluated(first, tmp_path / "home")
 
     # The old evaluation rows come back as training data.
     write_rows(folder / "train.jsonl", GOOD[:30])
@@ -65,6 +98,7 @@ def test_prompts_of_a_replaced_evaluation_file_stay_barred(
     second = prepare_rows(None, source=str(folder), eval_split="test")
     check_account(second)
     assert (second.train_pairs, second.eval_pairs) == (20, 10)
+    record_evaluated(second, tmp_path / "home")
     assert {row: code for row, (code, _) in quarantined(second).items()} == dict.fromkeys(
         range(1, 11), BEFORE
     )

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data import readers
 from orpo_pipeline.data.files import SourceFile
-from orpo_pipeline.data.readers import Block, RawRow, block_rows, lines_as_blocks, read_blocks
+from orpo_pipeline.data.readers import (
+    Block,
+    RawRow,
+    block_rows,
+    count_rows,
+    lines_as_blocks,
+    read_blocks,
+)
 from orpo_pipeline.data.streams import whole_lines
 from schemas.pairs import Defect, DefectCode, Origin
 
@@ -262,6 +270,17 @@ def test_the_digest_is_of_kind_numbers_and_content(tmp_path: Path) -> None:
     assert one.digest != other.digest
 
 
+def test_a_block_whose_numbers_do_not_match_its_rows_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("k\n1\n\n2\n")
+    (block,) = blocks_of(path)
+    assert block.numbers == (1, 3)
+    assert count_rows(block) == len(list(block_rows(block))) == 2
+    for numbers in ((1,), (1, 3, 4)):
+        with pytest.raises(ValueError, match="zip"):
+            list(block_rows(replace(block, numbers=numbers)))
+
+
 LINE = st.one_of(
     st.binary(max_size=12),
     st.sampled_from([b"{}", b'{"k": 1}', b"", b" \t", b"\r", b"null", b'{"k": "\xff\xc3\xa9"}']),
@@ -294,6 +313,7 @@ def test_any_bytes_are_rows(folder: Path, content: bytes, rows: int, size: int) 
         blocks = blocks_of(path)
     found = [row.origin.row for block in blocks for row in block_rows(block)]
     assert found == expected
+    assert sum(map(count_rows, blocks)) == len(expected)
     joined = b"".join(block.content for block in blocks)
     assert joined == content.removeprefix(b"\xef\xbb\xbf")
 
@@ -303,6 +323,7 @@ def test_any_bytes_are_rows(folder: Path, content: bytes, rows: int, size: int) 
 def test_what_is_added_leaves_earlier_blocks_alone(
     folder: Path, content: bytes, more: bytes, rows: int, size: int
 ) -> None:
+    assume(not readers.ARRAY.match(content + b"\n" + more))
     path = folder / "grown.jsonl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "BLOCK_ROWS", rows)

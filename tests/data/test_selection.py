@@ -107,25 +107,59 @@ def test_benchmark_prompts_are_never_trained_on(prepare_rows: Prepare, tmp_path:
     assert set(quarantined(other)) == {44}
 
 
-@pytest.mark.parametrize(("many", "code_of"), [(True, "train"), (False, "eval")])
-def test_near_equal_prompts_stay_on_one_side(
-    many: bool, code_of: str, prepare_rows: Prepare
-) -> None:
-    """Where a group has rows on both sides, those of the smaller side are left out."""
+@pytest.mark.parametrize("trained_on", [1, 3])
+def test_training_rows_near_an_evaluation_prompt_go(trained_on: int, prepare_rows: Prepare) -> None:
+    """However many they are: an evaluation prompt is not trained on as soon as it has company."""
     marks = ". ! ? , ; : -- ... !! ?? .. ;; :: ,, --- ** ++ == // %% && (( )) [[ ]] __"
-    evaluated, trained = texts(marks, True), texts(marks, False)
-    chosen = (evaluated[:3] + trained[:1]) if many else (evaluated[:1] + trained[:3])
+    chosen = texts(marks, True)[:1] + texts(marks, False)[:trained_on]
     rows = [pair_row(50 + n, prompt=question(text)) for n, text in enumerate(chosen)]
     prepared = prepare_rows([*GOOD, *rows])
     check_account(prepared)
     removed = frame(prepared, "quarantine")
-    assert removed.select("code", "severity", "split").rows() == [
-        ("eval_prompt_in_train", "drop", code_of)
-    ]
+    assert (
+        removed.select("code", "severity", "split").rows()
+        == [("eval_prompt_in_train", "drop", "train")] * trained_on
+    )
+    assert {row["split"] for row in kept(prepared) if row["origin_row"] > 40} == {"eval"}
     groups = [set(frame(prepared, split)["group"]) for split in ("train", "eval")]
     assert not groups[0] & groups[1]
-    (group,) = {row["group"] for row in kept(prepared) if row["origin_row"] > 40}
-    assert group in groups[many]
+
+
+def test_a_long_prompt_does_not_outweigh_answers_that_differ(prepare_rows: Prepare) -> None:
+    prompt = question(" ".join(f"word{n}" for n in range(90)))
+    rows = [
+        pair_row(50, prompt=prompt, chosen=answer(good), rejected=answer(bad))
+        for good, bad in (("It is red.", "I like tea."), ("We saw a whale.", "Never on Sundays."))
+    ]
+    assert prepare_rows([*GOOD, *rows], chat={"max_length": 512}).rows_quarantined == 0
+
+
+def test_an_evaluation_prompt_that_is_too_long_is_not_trained_on(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_rows(folder / "train.jsonl", GOOD)
+    write_rows(folder / "test.jsonl", [pair_row(0, chosen=answer("word " * 200)), pair_row(60)])
+    prepared = prepare_rows(None, source=str(folder), eval_split="test")
+    check_account(prepared)
+    found = frame(prepared, "quarantine").sort("split").select("split", "origin_row", "code")
+    assert found.rows() == [("eval", 1, "too_long"), ("train", 1, "eval_prompt_in_train")]
+
+
+def test_a_training_row_takes_no_evaluation_row_with_it(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    flipped = pair_row(0, chosen=GOOD[0]["rejected"], rejected=GOOD[0]["chosen"])
+    many = [pair_row(1, chosen=answer(f"Answer {n} of {n * n}.")) for n in range(9)]
+    write_rows(folder / "train.jsonl", [flipped, *many, *GOOD[2:]])
+    write_rows(folder / "test.jsonl", GOOD[:2])
+    prepared = prepare_rows(None, source=str(folder), eval_split="test")
+    check_account(prepared)
+    assert prepared.eval_pairs == 2
+    assert prepared.quarantined == {"eval_prompt_in_train": 10}
 
 
 def test_an_evaluation_prompt_is_barred_from_training(

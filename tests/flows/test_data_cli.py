@@ -91,7 +91,7 @@ def test_report_writes_a_page_and_the_same_as_json(
     assert re.search(r"broken_row\s+20", reported.stdout)
     # A report is made however many faults there are; a run would not be.
     assert "A run would stop here: 21 of 62 rows are quarantined (33.9%)" in reported.stdout
-    page, figures = (site.folder / "out" / name for name in ("page.html", "page.json"))
+    page, figures = (site.folder / "out" / name for name in ("page.html", "page.report.json"))
     assert f"The report: {page} (and {figures})" in reported.stdout
     report = DataReport.model_validate_json(figures.read_text(encoding="utf-8"))
     assert (report.rows_in, report.quarantined) == (62, 21)
@@ -149,6 +149,27 @@ def test_a_page_that_cannot_be_written_is_the_user_s_to_mend(
     assert "The report cannot be written to /dev/null/page.html" in finished.stderr
     assert "--output" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_the_source_is_not_overwritten(site: Site) -> None:
+    source = write_rows(site.folder / "pairs.report.json", GOOD)
+    before = source.read_bytes()
+    finished = Site(site.folder, source).report(site.folder / "pairs.html")
+    assert finished.returncode == 2, finished.stderr
+    assert "would overwrite" in finished.stderr
+    assert source.read_bytes() == before
+    assert not (site.folder / "pairs.html").exists()
+
+
+def test_data_that_no_run_could_use_are_reported(site: Site) -> None:
+    source = write_rows(site.folder / "broken.jsonl", ['{"prompt": "cut \x1b[31m off'] * 3)
+    finished = Site(site.folder, source).report(site.folder / "broken.html")
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"broken_row\s+3", finished.stdout)
+    assert "A run would stop here: Of 3 rows" in finished.stdout
+    assert "\x1b[31m" not in finished.stdout
+    assert (site.folder / "broken.html").is_file()
+    assert (site.folder / "broken.report.json").is_file()
 
 
 def test_a_source_that_is_not_there(site: Site) -> None:
