@@ -61,6 +61,8 @@ RANDOM_ROW = st.sampled_from([TEXT, MESSAGES]).flatmap(
 TORN = st.sampled_from(POOL).flatmap(
     lambda row: st.integers(1, 60).map(lambda length: json.dumps(row)[:length])
 )
+# A short row's first sixty characters may be all of it: then it is a row of its dialect.
+BROKEN_LINES = TORN.filter(lambda line: not line.endswith("}"))
 OTHER_JSON = st.sampled_from(["[]", "null", "1", '"text"', "[[1]]", "NaN", "{}", "\x00", "{" * 500])
 
 
@@ -74,7 +76,7 @@ def rows_of_a_dialect(draw: st.DrawFn) -> list[Any]:
         if draw(st.integers(0, 3)) == 0:
             row[draw(st.sampled_from(sorted(row)))] = None
         rows.append(row)
-    return [*rows, *draw(st.lists(TORN | OTHER_JSON, max_size=3))]
+    return [*rows, *draw(st.lists(BROKEN_LINES | OTHER_JSON, max_size=3))]
 
 
 @settings(

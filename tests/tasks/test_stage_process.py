@@ -84,7 +84,7 @@ def test_prepare_reports_and_returns_its_record(
     assert prepared.rows_in == 60
     assert prepared.path.parent == tmp_path / "prepared"
     progress = [event for event in events if isinstance(event, Progress)]
-    done = [event.done for event in progress if event.what == "pairs tokenised"]
+    done = [event.done for event in progress if event.what == "rows checked"]
     assert done == sorted(done)
     assert done[-1] == 60
     assert events[-1].kind == "done"
