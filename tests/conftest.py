@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from rows import pair_row, write_rows
 
 from orpo_pipeline.base_model import embedded_gguf
@@ -18,6 +19,10 @@ from schemas.hardware import Probe
 from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
+
+# The same examples in every run, so that a failure comes again. HYPOTHESIS_PROFILE=default: others.
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in our child processes; before torch
 
