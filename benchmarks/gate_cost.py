@@ -5,16 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from orpo_pipeline.data.chat_template import load_chat_format
 from orpo_pipeline.data.checking import RowChecker, conversation_text
 from orpo_pipeline.data.dialects import find_dialect
-from orpo_pipeline.data.files import SourceFile
-from orpo_pipeline.data.format_marks import format_marks
 from orpo_pipeline.data.identity import prompt_id, row_id
-from orpo_pipeline.data.near_duplicates import row_signatures, signatures
-from orpo_pipeline.data.readers import Block, RawRow, block_rows, read_blocks
+from orpo_pipeline.data.reading.files import SourceFile
+from orpo_pipeline.data.reading.readers import Block, RawRow, block_rows, read_blocks
+from orpo_pipeline.data.relations.near_duplicates import row_signatures, signatures
+from orpo_pipeline.data.report.format_marks import format_marks
 from orpo_pipeline.data.rules.checks import check_pair
-from orpo_pipeline.data.tokenization import PairTokenizer
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
+from orpo_pipeline.data.tokens.tokenization import PairTokenizer
 from schemas.config import RunConfig
 from schemas.pairs import Defect, Pair
 

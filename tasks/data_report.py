@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orpo_pipeline.data.files import find_files
 from orpo_pipeline.data.publication import REPORT
-from orpo_pipeline.data.report_page import Estimate, render_report
+from orpo_pipeline.data.reading.files import find_files
+from orpo_pipeline.data.report.page import Estimate, render_report
 from orpo_pipeline.planning.duration import seconds_per_epoch
 from orpo_pipeline.planning.plan import plan_training, step_memory
 from schemas.config import DataConfig, RunConfig

@@ -216,7 +216,7 @@ def test_a_hub_out_of_reach_is_the_machines_fault(offline: dict[str, str], tmp_p
     script = """
 import pathlib, sys
 from orpo_pipeline.base_model import resolve_base_model
-from orpo_pipeline.data.files import find_files
+from orpo_pipeline.data.reading.files import find_files
 from schemas.config import DataConfig, ModelConfig
 from schemas.errors import EnvironmentFault, UserError
 for call in (

@@ -279,7 +279,11 @@ def test_code_version_of_preparation_follows_its_rules(our_code: Path) -> None:
 
 def test_code_version_sees_a_module_imported_from_its_package(our_code: Path) -> None:
     user = our_code / "orpo_pipeline" / "data" / "user.py"
-    user.write_text("def count():\n    from orpo_pipeline.data import splits\n    return splits\n")
+    user.write_text(
+        "def count():\n    from orpo_pipeline.data.relations import splits\n    return splits\n"
+    )
     before = version_in(our_code, "orpo_pipeline.data.user")
-    replace_once(our_code / "orpo_pipeline" / "data" / "splits.py", "split v1", "split v2")
+    replace_once(
+        our_code / "orpo_pipeline" / "data" / "relations" / "splits.py", "split v1", "split v2"
+    )
     assert version_in(our_code, "orpo_pipeline.data.user") != before

@@ -26,9 +26,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orpo_pipeline.data.checking import RowChecker
-from orpo_pipeline.data.detection import NO_DIALECT, BlockDialects, file_dialect
-from orpo_pipeline.data.files import SUFFIXES, SourceFile
-from orpo_pipeline.data.readers import Block, count_rows, read_blocks, require_unchanged
+from orpo_pipeline.data.reading.detection import NO_DIALECT, BlockDialects, file_dialect
+from orpo_pipeline.data.reading.files import SUFFIXES, SourceFile
+from orpo_pipeline.data.reading.readers import Block, count_rows, read_blocks, require_unchanged
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage, remove_abandoned
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault

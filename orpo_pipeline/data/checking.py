@@ -16,17 +16,17 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from orpo_pipeline.data.chat_template import load_chat_format
-from orpo_pipeline.data.decontamination import read_benchmarks
-from orpo_pipeline.data.detection import common_dialects, given_dialect, unknown_row
 from orpo_pipeline.data.dialects import Dialect, dialect_named
-from orpo_pipeline.data.format_marks import format_marks
 from orpo_pipeline.data.identity import folded, prompt_id, row_id
-from orpo_pipeline.data.near_duplicates import row_signatures, signatures
-from orpo_pipeline.data.readers import Block, RawRow, block_rows
-from orpo_pipeline.data.redaction import Redaction
+from orpo_pipeline.data.reading.detection import common_dialects, given_dialect, unknown_row
+from orpo_pipeline.data.reading.readers import Block, RawRow, block_rows
+from orpo_pipeline.data.relations.decontamination import read_benchmarks
+from orpo_pipeline.data.relations.near_duplicates import row_signatures, signatures
+from orpo_pipeline.data.report.format_marks import format_marks
 from orpo_pipeline.data.rules.checks import check_pair
-from orpo_pipeline.data.tokenization import PairTokenizer, Tokenized
+from orpo_pipeline.data.rules.redaction import Redaction
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
+from orpo_pipeline.data.tokens.tokenization import PairTokenizer, Tokenized
 from schemas.config import RunConfig
 from schemas.frames import MARKS, ROW_INDEX
 from schemas.pairs import Conversation, Defect, DefectCode, Pair

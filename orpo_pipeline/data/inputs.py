@@ -10,11 +10,11 @@ import polars as pl
 
 from orpo_pipeline.base_model import resolve_base_model
 from orpo_pipeline.data.block_store import row_settings
-from orpo_pipeline.data.chat_template import format_identity
-from orpo_pipeline.data.files import SourceFile, find_files, unreadable
-from orpo_pipeline.data.held_out import barred_prompts
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN
-from orpo_pipeline.data.splits import held_out
+from orpo_pipeline.data.reading.files import SourceFile, find_files, unreadable
+from orpo_pipeline.data.relations.held_out import barred_prompts
+from orpo_pipeline.data.relations.splits import held_out
+from orpo_pipeline.data.tokens.chat_template import format_identity
 from orpo_pipeline.stages import code_version, file_sha256, fingerprint
 from schemas.config import RunConfig
 from schemas.errors import UserError

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from orpo_pipeline.data.block_store import BlockStore, Progress, StoredBlock
-from orpo_pipeline.data.chat_template import load_chat_format
-from orpo_pipeline.data.held_out import record_held_out
 from orpo_pipeline.data.inputs import HELD_OUT, Inputs, find_inputs
 from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE
 from orpo_pipeline.data.publication import KEPT, publish_prepared, read_record
-from orpo_pipeline.data.selection import Selection, load_rows
+from orpo_pipeline.data.relations.held_out import record_held_out
+from orpo_pipeline.data.relations.selection import Selection, load_rows
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.stages import is_complete
 from schemas.config import RunConfig
 from schemas.errors import UserError

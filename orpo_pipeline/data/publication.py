@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from orpo_pipeline.data.block_store import StoredBlock
-from orpo_pipeline.data.chat_template import ChatFormat
 from orpo_pipeline.data.inputs import Inputs
 from orpo_pipeline.data.prepared_files import (
     DUPLICATES,
@@ -21,8 +20,9 @@ from orpo_pipeline.data.prepared_files import (
     shard_entries,
     write_quarantine,
 )
-from orpo_pipeline.data.report import ReportHeader, summarise
+from orpo_pipeline.data.report.contents import ReportHeader, summarise
 from orpo_pipeline.data.rules.checks import RULES_VERSION
+from orpo_pipeline.data.tokens.chat_template import ChatFormat
 from orpo_pipeline.stages import fingerprint, new_stage
 from schemas.config import RunConfig
 from schemas.data_report import DataReport, FileSummary

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.data.chat_template import ChatFormat, load_chat_format
 from orpo_pipeline.data.prepared_files import EVAL, read_pairs
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.config import RunConfig
 from schemas.errors import UserError

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orpo_pipeline.data.chat_template import ChatFormat
+from orpo_pipeline.data.tokens.chat_template import ChatFormat
 
 
 def stop_token_ids(chat: ChatFormat) -> list[int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orpo_pipeline.data.dialects import find_dialect
-from orpo_pipeline.data.files import SourceFile
-from orpo_pipeline.data.readers import RawRow, read_rows
+from orpo_pipeline.data.reading.files import SourceFile
+from orpo_pipeline.data.reading.readers import RawRow, read_rows
 from orpo_pipeline.data.rules.checks import check_pair
 from schemas.config import DataConfig
 from schemas.pairs import Defect, DefectCode, Pair

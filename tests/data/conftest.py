@@ -10,7 +10,7 @@ from prepared import run
 from rows import write_rows
 
 from orpo_pipeline.data import checking, preparation
-from orpo_pipeline.data.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
 from schemas.config import RunConfig
 from schemas.results import PreparedData
 

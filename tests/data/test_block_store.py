@@ -23,11 +23,11 @@ from prepared import (
 )
 from rows import pair_row, write_rows
 
-from orpo_pipeline.data import readers
 from orpo_pipeline.data.block_store import BlockStore, StoredBlock, store
 from orpo_pipeline.data.checking import CheckedBlock, RowChecker
-from orpo_pipeline.data.files import SourceFile
-from orpo_pipeline.data.readers import Block
+from orpo_pipeline.data.reading import readers
+from orpo_pipeline.data.reading.files import SourceFile
+from orpo_pipeline.data.reading.readers import Block
 from orpo_pipeline.stages import MANIFEST, file_sha256
 from schemas.config import RunConfig
 from schemas.errors import UserError

@@ -10,10 +10,10 @@ from prepared import GOOD, frame
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.checking import CheckedBlock, RowChecker
-from orpo_pipeline.data.files import SourceFile
-from orpo_pipeline.data.readers import read_blocks
-from orpo_pipeline.data.redaction import CUT_EDGE
-from orpo_pipeline.data.streams import LONGEST_SHOWN
+from orpo_pipeline.data.reading.files import SourceFile
+from orpo_pipeline.data.reading.readers import read_blocks
+from orpo_pipeline.data.reading.streams import LONGEST_SHOWN
+from orpo_pipeline.data.rules.redaction import CUT_EDGE
 from schemas.config import RunConfig
 from schemas.results import PreparedData
 

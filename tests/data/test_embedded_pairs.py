@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orpo_pipeline.data.contradictions import contradiction_reasons
 from orpo_pipeline.data.dialects import parse_pair
-from orpo_pipeline.data.files import EMBEDDED_PAIRS, SourceFile
 from orpo_pipeline.data.identity import folded, prompt_id, row_id
-from orpo_pipeline.data.readers import read_rows
+from orpo_pipeline.data.reading.files import EMBEDDED_PAIRS, SourceFile
+from orpo_pipeline.data.reading.readers import read_rows
+from orpo_pipeline.data.relations.contradictions import contradiction_reasons
+from orpo_pipeline.data.relations.words import text_hash
 from orpo_pipeline.data.rules.checks import check_pair
-from orpo_pipeline.data.words import text_hash
 from schemas.config import DataConfig
 from schemas.pairs import Defect, DefectCode, Pair
 

@@ -17,9 +17,9 @@ import pytest
 from prepared import GOOD, blocks_in, content_of, run
 from rows import pair_row, write_rows
 
-from orpo_pipeline.data import readers
 from orpo_pipeline.data.inputs import find_inputs
 from orpo_pipeline.data.preparation import load_prepared
+from orpo_pipeline.data.reading import readers
 from orpo_pipeline.stages import MANIFEST
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
@@ -32,7 +32,7 @@ ROWS = [pair_row(number) for number in range(160)]
 
 WORKER = f"""
 import sys
-from orpo_pipeline.data import readers
+from orpo_pipeline.data.reading import readers
 from orpo_pipeline.worker import main
 readers.BLOCK_ROWS = {BLOCK_ROWS}
 sys.exit(main())
@@ -46,7 +46,7 @@ import os, resource, signal, sys
 from pathlib import Path
 from transformers.models.auto import tokenization_auto
 from transformers.models.llama import configuration_llama
-from orpo_pipeline.data import readers
+from orpo_pipeline.data.reading import readers
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.stages import code_version
 from schemas.config import RunConfig

@@ -20,9 +20,10 @@ from prepared import (
 )
 from rows import pair_row, write_rows
 
-from orpo_pipeline.data import prepared_files, readers
+from orpo_pipeline.data import prepared_files
 from orpo_pipeline.data.checking import LONGEST_SHOWN
 from orpo_pipeline.data.prepared_files import SIDES, TOKEN_COLUMNS, read_pairs
+from orpo_pipeline.data.reading import readers
 from orpo_pipeline.stages import MANIFEST, is_complete
 from schemas.frames import KeptPairs, PairRows, Quarantine
 from schemas.results import PreparedData

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from orpo_pipeline.data.chat_template import load_chat_format
 from orpo_pipeline.data.prepared_files import read_pairs
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.evaluate import add_odds, evaluate, evaluation_folder, summarise
 from orpo_pipeline.evaluation.generation import answer_prompts
 from orpo_pipeline.evaluation.scoring import PairScore, score_pairs

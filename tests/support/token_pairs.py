@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from orpo_pipeline.data.chat_template import ChatFormat
-from orpo_pipeline.data.tokenization import PairTokenizer, Tokenized
+from orpo_pipeline.data.tokens.chat_template import ChatFormat
+from orpo_pipeline.data.tokens.tokenization import PairTokenizer, Tokenized
 from schemas.config import ChatConfig
 from schemas.pairs import Conversation, Message, Origin, Pair
 from schemas.tokens import TokenizedPair

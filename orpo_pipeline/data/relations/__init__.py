@@ -1,0 +1,1 @@
+"""Rules that look at many rows: repetition, contradiction, leakage, splits."""

@@ -1,0 +1,208 @@
+"""Which rows stay, of all rows together: duplicates, prompt groups, leakage, contradictions.
+
+Rules of one row have spoken before, block by block. These look at short columns only; texts are
+read again where two rows are to be compared. No rule sees the order of rows or names of files.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from orpo_pipeline.data.block_store import INDEX, StoredBlock
+from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_shard_rows
+from orpo_pipeline.data.relations.contradictions import contradiction_reasons
+from orpo_pipeline.data.relations.near_duplicates import (
+    BANDS,
+    keepers,
+    near_duplicate_reasons,
+    near_equal_groups,
+    verify,
+)
+from orpo_pipeline.data.relations.repetition import find_duplicates, overrepresented_reasons
+from orpo_pipeline.data.relations.splits import (
+    EVALUATED,
+    HELD_OUT_BEFORE,
+    held_out,
+    leaking_reasons,
+)
+from orpo_pipeline.data.relations.words import Hashes, Indices
+from schemas.config import DataConfig
+from schemas.pairs import DefectCode
+
+NARROW = (
+    *("number", "code", "reason", "notes", "row_id", "prompt_id", "source"),
+    *("score_chosen", "score_rejected", "prompt_tokens", "chosen_tokens", "rejected_tokens"),
+    *("chosen_key", "rejected_key", "chosen_marks", "rejected_marks"),
+)
+
+
+def load_rows(blocks: Sequence[StoredBlock]) -> pl.DataFrame:
+    """Every row of every block, without texts, tokens and sketches.
+
+    Columns: those of NARROW, shard and position (where the row is stored), origin_file, origin_row,
+    and split (the side its file names).
+    """
+    return pl.concat(
+        pl.read_parquet(block.folder / INDEX, columns=list(NARROW)).select(
+            pl.lit(number, pl.UInt32).alias("shard"),
+            pl.int_range(pl.len(), dtype=pl.UInt32).alias("position"),
+            pl.lit(block.file).alias("origin_file"),
+            (pl.col("number").cast(pl.Int64) + block.first_row).alias("origin_row"),
+            pl.lit(block.split).alias("split"),
+            pl.exclude("number"),
+        )
+        for number, block in enumerate(blocks)
+    )
+
+
+class Selection:
+    """Rows on their way through the rules; each rule takes some out, with a reason."""
+
+    def __init__(
+        self, rows: pl.DataFrame, blocks: Sequence[StoredBlock], config: DataConfig
+    ) -> None:
+        """`rows` as `load_rows` gives them."""
+        self._blocks = blocks
+        self._config = config
+        if config.eval_split is None:
+            rows = rows.with_columns(split=_sides(rows["prompt_id"], config.eval_fraction))
+        self.rows = rows.with_columns(
+            group=pl.lit(None, pl.UInt32),
+            duplicate=pl.lit(False),
+        )
+
+    def select(self, barred: pl.Series) -> pl.DataFrame:
+        """The rows with code, reason, split, group and duplicate decided.
+
+        `barred` are prompt ids that may not be trained on.
+        """
+        self._mark_duplicates()
+        self._group_prompts()
+        # Also of rows that are out: a prompt stays one of evaluation where its row is too long.
+        evaluated = self.rows.filter(pl.col("split") == EVAL)["prompt_id"]
+        self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated, EVALUATED)
+        self._withhold(DefectCode.HELD_OUT_BEFORE, barred, HELD_OUT_BEFORE)
+        # After leakage: a training row that goes takes no evaluation row with it.
+        self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live()))
+        self._take_out(DefectCode.NEAR_DUPLICATE, self._near_duplicates())
+        self._take_out(DefectCode.OVERREPRESENTED_PROMPT, self._overrepresented())
+        return self.rows
+
+    def _withhold(self, code: DefectCode, prompt_ids: pl.Series, reason: str) -> None:
+        """Take out the training rows whose group of prompts has one of `prompt_ids`."""
+        live = self._live()
+        withheld = live["prompt_id"].is_in(prompt_ids.drop_nulls().unique().implode())
+        training = live["split"] == TRAIN
+        self._take_out(code, leaking_reasons(live["group"], training, withheld, reason))
+
+    def _live(self) -> pl.DataFrame:
+        return self.rows.with_row_index("row").filter(
+            pl.col("code").is_null() & ~pl.col("duplicate")
+        )
+
+    def _take_out(self, code: DefectCode, reasons: pl.Series) -> None:
+        """`reasons`: one for each live row that must go, null for the others."""
+        live = self._live().select("row", new_reason=reasons.cast(pl.String))
+        found = live.filter(pl.col("new_reason").is_not_null())
+        if found.is_empty():
+            return
+        joined = self.rows.with_row_index("row").join(
+            found, on="row", how="left", maintain_order="left"
+        )
+        new = pl.col("new_reason")
+        self.rows = joined.with_columns(
+            code=pl.when(new.is_not_null()).then(pl.lit(code.value)).otherwise("code"),
+            reason=pl.coalesce(new, "reason"),
+        ).drop("row", "new_reason")
+
+    def _mark_duplicates(self) -> None:
+        live = self._live()
+        repeated = live.filter(find_duplicates(live))["row"]
+        self.rows = self.rows.with_columns(
+            duplicate=pl.int_range(pl.len(), dtype=pl.UInt32).is_in(repeated.implode())
+        )
+
+    def _near_duplicates(self) -> pl.Series:
+        """A reason for each live row that says nearly what another one of its split says."""
+        live = self._live()
+        order = _ranks(live["row_id"])
+        # The sides' numbers keep an evaluation row from standing for a training row.
+        labels = near_equal_groups(
+            self._bands(live, "pair_bands"), order, lambda pairs: self._same_rows(live, pairs)
+        )
+        sides = (live["split"] == EVAL).to_numpy()
+        return near_duplicate_reasons(keepers(labels * 2 + sides, order), live["row_id"])
+
+    def _same_rows(self, live: pl.DataFrame, pairs: Indices) -> np.ndarray:
+        """Which pairs are near-equal in prompt, chosen and rejected, each by itself.
+
+        Together a long prompt would outweigh answers that differ.
+        """
+        same = np.arange(len(pairs))
+        for side in ("chosen", "rejected", "prompt"):
+            texts_of = partial(self._texts, live, side=side)
+            same = same[verify(pairs[same], texts_of, self._config.near_duplicates)]
+        return np.isin(np.arange(len(pairs)), same)
+
+    def _overrepresented(self) -> pl.Series:
+        return overrepresented_reasons(self._live(), self._config.max_pairs_per_prompt)
+
+    def _group_prompts(self) -> None:
+        """Number the groups of equal and near-equal prompts of the live rows."""
+        live = self._live()
+        prompts = live.unique("prompt_id", keep="first").sort("prompt_id")
+        labels = near_equal_groups(
+            self._bands(prompts, "prompt_bands"),
+            np.arange(prompts.height),
+            lambda pairs: verify(
+                pairs,
+                partial(self._texts, prompts, side="prompt"),
+                self._config.near_duplicates,
+            ),
+        )
+        numbered = prompts.select("prompt_id", group=pl.Series(labels.astype(np.uint32)))
+        self.rows = self.rows.drop("group").join(
+            numbered, on="prompt_id", how="left", maintain_order="left"
+        )
+
+    def _bands(self, some: pl.DataFrame, column: str) -> Hashes:
+        """Band hashes (n, BANDS) of rows, read from their shards."""
+        bands = np.empty((some.height, BANDS), dtype=np.uint64)
+        places = some.select("shard", "position").with_row_index("item")
+        for (number,), part in places.group_by("shard"):
+            block = self._blocks[int(str(number))]
+            stored = pl.read_parquet(block.folder / INDEX, columns=[column])[column]
+            joined = b"".join(stored.gather(part["position"]))
+            found = np.frombuffer(joined, dtype="<u8").reshape(-1, BANDS)
+            bands[part["item"].to_numpy()] = found
+        return bands
+
+    def _texts(self, some: pl.DataFrame, items: Indices, side: str) -> list[str]:
+        """One side's texts of rows: the contents of all its turns, line by line."""
+        places = some[items].select("shard", "position").with_row_index("item")
+        content = pl.col(side).list.eval(pl.element().struct.field("content")).list.join("\n")
+        parts = [
+            read_shard_rows(
+                self._blocks[int(str(number))].folder, part["position"], (side,)
+            ).select(item=part["item"], text=content)
+            for (number,), part in places.group_by("shard")
+        ]
+        if not parts:
+            return []
+        return pl.concat(parts).sort("item")["text"].to_list()
+
+
+def _sides(prompt_ids: pl.Series, fraction: float) -> pl.Series:
+    """The split of each row by its prompt; rows that are no pair count with the training rows."""
+    known = prompt_ids.is_not_null()
+    evaluation = np.zeros(len(prompt_ids), dtype=np.bool_)
+    evaluation[known.to_numpy()] = held_out(prompt_ids.drop_nulls(), fraction).to_numpy()
+    return pl.select(
+        pl.when(pl.lit(pl.Series(evaluation))).then(pl.lit(EVAL)).otherwise(pl.lit(TRAIN))
+    ).to_series()
+
+
+def _ranks(ids: pl.Series) -> Indices:
+    return (ids.rank("ordinal").to_numpy() - 1).astype(np.int64)
