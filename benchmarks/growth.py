@@ -58,7 +58,8 @@ def _prepare_size(
         shutil.copyfileobj(new, file)
     by_append = prepare(source, "home")
     for name, again in (("new_file", by_file), ("appended", by_append)):
-        found[name] = _phases(again) | {"share": again["wall"] / first["wall"]}
+        shares = {f"{what}_share": again[what] / first[what] for what in ("wall", "cpu")}
+        found[name] = _phases(again) | shares
     if compare_all or size <= COMPARED_UP_TO:
         fresh = prepare(source, "fresh-home")
         found["fresh"] = _phases(fresh)
@@ -114,6 +115,7 @@ def show(results: list[Result]) -> None:
             (
                 f"{result['size']:,}",
                 f"{one['wall']:.1f}",
+                f"{one['cpu']:.1f}",
                 f"{one['rate']:,.0f}",
                 *(f"{tenth:,.0f}" if tenth else "-" for tenth in tenths),
                 *(f"{one[f'{name}_seconds']:.1f}" for name in ("rows", "selection", "publication")),
@@ -127,17 +129,27 @@ def show(results: list[Result]) -> None:
             (
                 f"{result['size']:,}",
                 *(
-                    f"{result[how]['wall']:.1f} ({result[how]['share']:.1%})"
+                    f"{result[how][what]:.1f} ({result[how][f'{what}_share']:.1%})"
                     for how in ("new_file", "appended")
+                    for what in ("wall", "cpu")
                 ),
                 {True: "yes", False: "NO", None: "-"}[result.get("equal_to_fresh")],
             )
         )
-    header = ("rows", "wall s", "rows/s", "first tenth", "last tenth", "row stage s", "selection s")
+    header = (
+        "rows",
+        "wall s",
+        "CPU s",
+        "rows/s",
+        "first tenth",
+        "last tenth",
+        "row stage s",
+        "selection s",
+    )
     sizes = ("publication s", "peak MiB (PSS)", "sum of RSS", "source MiB", "disk MiB")
     show_table("Sizes, 2 processes", (*header, *sizes), rows)
     show_table(
         f"{BEYOND:.0%} new rows: seconds, and their share of the first preparation",
-        ("rows", "as a new file", "appended", "equal to preparing afresh"),
+        ("rows", "new file: wall", "CPU", "appended: wall", "CPU", "equal to preparing afresh"),
         added,
     )

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from flows.configuration import read_config
 from flows.data_cli import app as data_app
+from flows.options import ConfigFile, Debug, Overrides
 from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
@@ -28,12 +29,6 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show stack traces and all logs.")]
 
 
 @app.command()

@@ -9,16 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.configuration import read_config
+from flows.options import ConfigFile, Debug, Overrides
 from schemas.config import RunConfig
 from schemas.results import PreparedData
 from tasks.home import make_folder, state_home
 
 app = typer.Typer(help="Look at preference data.", no_args_is_help=True)
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.FIELD=VALUE; may be repeated.")
-]
 
 
 @app.command()
@@ -29,7 +25,7 @@ def report(
     output: Annotated[Path, typer.Option(help="The page; NAME.report.json lies beside it.")] = Path(
         "data-report.html"
     ),
-    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Check SOURCE with the run's own tokenizer, template and length, and write the report."""
     given = read_config(config, overrides or ())
@@ -55,7 +51,7 @@ def explain(
     every: Annotated[
         bool, typer.Option("--all", help="In all prepared data, not only the newest.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show stack traces.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Show a row's whole way: origin, changes, tokens, verdict, split."""
     from orpo_pipeline.data.explanation import explain_row

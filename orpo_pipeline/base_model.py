@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from orpo_pipeline.gguf import dequantise_gguf
 from orpo_pipeline.hub import download_snapshot, looks_like_hub_id
@@ -171,6 +172,7 @@ def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
             layers=text["num_hidden_layers"],
             hidden_size=text["hidden_size"],
             vocab_size=text["vocab_size"],
+            rope=_rope_type(text),
         )
     except KeyError as error:
         raise UserError(
@@ -178,6 +180,15 @@ def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
             "the configuration of a decoder-only language model.",
             "Choose a causal language model such as Llama, Mistral or Qwen.",
         ) from error
+
+
+def _rope_type(config: dict[str, Any]) -> str:
+    """transformers 5 writes `rope_parameters`, older versions `rope_scaling`; either may hold a
+    set of parameters for each type of layer."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kinds = [part for part in rope.values() if isinstance(part, dict)] or [rope]
+    types = {str(kind.get("rope_type") or kind.get("type") or "default") for kind in kinds}
+    return ", ".join(sorted(types))
 
 
 def _count_parameters(weights: Path) -> int:

@@ -156,6 +156,10 @@ class ModelConfig(Section):
     quantization: Literal["auto", "nf4", "none"] = "auto"
     """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA); `none`: weights in `dtype`."""
 
+    dequantised_cache: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    """Keep as many layers' NF4 weights in `dtype` as half of the memory left over holds: the same
+    numbers, and no step makes them anew."""
+
 
 class LoraConfig(Section):
     """The adapter that is trained."""
@@ -182,11 +186,15 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """The ORPO optimisation (arXiv 2403.07691)."""
 
-    engine: Literal["trl"] = "trl"
-    """`trl`: TRL's ORPOTrainer on our token ids, the reference."""
+    engine: Literal["auto", "packed", "trl"] = "auto"
+    """`packed`: each prompt computed once, no padding, no kept logits; the same loss. `trl`: TRL's
+    ORPOTrainer on our token ids, the reference. `auto`: packed where the model allows it."""
 
     orpo_lambda: float = Field(default=0.1, ge=0)
     """Weight of the odds-ratio loss: the paper's lambda, TRL's `beta`."""
+
+    nll_scope: Literal["prompt_and_response", "response"] = "prompt_and_response"
+    """Tokens of the NLL: prompt and chosen answer (the paper's code, TRL), or the answer alone."""
 
     learning_rate: float = Field(default=8e-6, gt=0)
     """Peak learning rate. LoRA usually wants 5e-5 to 5e-4, full fine-tuning 5e-6 to 8e-6."""
@@ -206,8 +214,12 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=8, ge=1)
     """Pairs per optimizer step."""
 
+    token_budget: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass of the packed engine; a longer pair is computed alone. Unset: decided
+    by the plan. Any value gives the same step, but for rounding."""
+
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Pairs per forward pass; must divide `batch_size`. Unset: decided by the plan."""
+    """Pairs per forward pass of TRL; must divide `batch_size`. Unset: decided by the plan."""
 
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
     """8-bit states save memory; paged ones survive spikes on a GPU."""
@@ -237,7 +249,7 @@ class EvaluationConfig(Section):
     """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
 
     batch_size: int = Field(default=8, ge=1)
-    """Pairs per forward pass."""
+    """Pairs per forward pass when `training.engine` is trl; the packed engine's budget else."""
 
     generations: int = Field(default=4, ge=0)
     """Held-out prompts that both models answer, side by side."""

@@ -10,8 +10,9 @@ CONVERSATION = pl.List(MESSAGE)
 TOKEN_IDS = pl.List(pl.Int32)
 SHA256 = r"^[0-9a-f]{64}$"
 
-MARKS = ("lists", "headings", "code", "bold", "words")
+FORMAT_MARKS = ("lists", "headings", "code", "bold")
 """What is counted in an answer to tell whether format gives the preferred answer away."""
+MARKS = (*FORMAT_MARKS, "words")
 
 ROW_INDEX: dict[str, Any] = {
     "number": pl.UInt32,

@@ -14,6 +14,9 @@ class Message:
 
 Conversation = tuple[Message, ...]
 
+SIDES = ("prompt", "chosen", "rejected")
+"""The conversations of a pair, by the names of their fields and columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.hardware import Probe
 
 T = TypeVar("T")
+Engine = Literal["packed", "trl"]
 
 
 class Choice(BaseModel, Generic[T]):
@@ -28,6 +29,8 @@ class ModelShape(BaseModel):
     layers: int
     hidden_size: int
     vocab_size: int
+    rope: str = "default"
+    """How positions are encoded, by the name that transformers' `rope_type` has."""
 
 
 class TrainingPlan(BaseModel):
@@ -41,9 +44,12 @@ class TrainingPlan(BaseModel):
     attention: Choice[Literal["flash_attention_2", "sdpa", "eager"]]
     quantization: Choice[Literal["nf4", "none"]]
     optimizer: Choice[Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]]
+    engine: Choice[Engine]
     gradient_checkpointing: Choice[bool]
-    micro_batch_size: Choice[int]
-    engine: Choice[Literal["trl"]]
+    forward_pass: Choice[int]
+    """How much a forward pass holds: tokens with the packed engine, pairs with TRL."""
+    dequantised_layers: Choice[int]
+    """Layers whose NF4 weights are kept in `dtype` as well, so that no step makes them anew."""
 
     def choices(self) -> dict[str, Choice]:
         """Every choice by name, in the order in which they were decided."""

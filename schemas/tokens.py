@@ -14,3 +14,8 @@ class TokenizedPair:
     @property
     def longest(self) -> int:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the pair laid out once: prompt, chosen, rejected."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)

@@ -101,8 +101,8 @@ def _estimate(
         log.warning("The data report has no estimate of a training: %s", error)
         return None
     kept = report.kept_train + report.kept_eval
-    # TRL reads the prompt with either answer.
-    sides = {"prompt": 2, "chosen": 1, "rejected": 1}
+    # TRL reads the prompt with either answer, the packed engine once.
+    sides = {"prompt": 2 if plan.engine.value == "trl" else 1, "chosen": 1, "rejected": 1}
     tokens = sum(times * report.tokens[side].total for side, times in sides.items())
     share = report.kept_train / kept
     seconds = seconds_per_epoch(tokens * share, plan, prepared.base_model.shape, flops)

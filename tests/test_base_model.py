@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,43 @@ def test_model_shape_of_the_tiny_model(tiny_model: Path) -> None:
         hidden_size=64,
         vocab_size=49_152,
     )
+
+
+SLIDING = {"rope_type": "default", "rope_theta": 10_000.0}
+FULL = {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rope"),
+    [
+        ({}, "default"),
+        ({"rope_scaling": None, "rope_theta": 10_000.0}, "default"),
+        ({"rope_parameters": {"rope_theta": 10_000.0}}, "default"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        # transformers 4 wrote rope_scaling, and its early versions `type`
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        # Gemma 3: parameters for each type of layer
+        (
+            {"rope_parameters": {"sliding_attention": SLIDING, "full_attention": FULL}},
+            "default, linear",
+        ),
+        (
+            {"rope_parameters": {"sliding_attention": SLIDING, "full_attention": SLIDING}},
+            "default",
+        ),
+    ],
+)
+def test_positions_are_read_from_every_form_of_configuration(
+    fields: dict[str, Any], rope: str, model_copy: Path
+) -> None:
+    file = model_copy / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("rope_parameters", "rope_scaling"):
+        config.pop(name, None)
+    for written in ({**config, **fields}, {"text_config": {**config, **fields}}):
+        file.write_text(json.dumps(written))
+        assert model_shape(file, [model_copy / "model.safetensors"]).rope == rope
 
 
 def test_a_folder_is_known_by_its_content(

@@ -13,30 +13,32 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 
 from orpo_pipeline.data.checking import RowChecker
 from orpo_pipeline.data.reading.detection import NO_DIALECT, BlockDialects, file_dialect
 from orpo_pipeline.data.reading.files import SUFFIXES, SourceFile
 from orpo_pipeline.data.reading.readers import Block, count_rows, read_blocks, require_unchanged
+from orpo_pipeline.data.source_hashes import SourceHashes
+from orpo_pipeline.data.tokens.chat_template import ChatFormat
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage, remove_abandoned
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
+from schemas.frames import PairRows
 
 INDEX, ROWS, SUMMARY = "index.parquet", "rows.parquet", "block.json"
 BLOCKS = "blocks.json"
 SMALL = 32 * 2**20  # bytes of source files below which starting processes costs more than it saves
-AHEAD = 2  # blocks per process that wait to be checked: they are held in memory
+AHEAD = 2  # blocks that each other process has or waits for: they are held in memory
 
 Progress = Callable[[str, int, int], None]
 """Called with what is counted, how many are done, and how many there are (0: not known)."""
@@ -71,6 +73,10 @@ class BlockStore:
     """blocks/SETTINGS"""
     config: RunConfig
     model_folder: Path
+    hashes: SourceHashes | None = None
+    """That the files were hashed with."""
+    chat: ChatFormat | None = None
+    """That of `model_folder`, where it is loaded already."""
 
     def check_files(
         self, files: dict[str, list[tuple[SourceFile, str]]], progress: Progress
@@ -144,7 +150,8 @@ class BlockStore:
         return [self._load(names.get(name, name), file.name, split, row) for name, row in places]
 
     def _remember(self, file: SourceFile, sha256: str, blocks: list[StoredBlock]) -> None:
-        require_unchanged(file, sha256)
+        if self.hashes is None or not self.hashes.still(file.path, sha256):
+            require_unchanged(file, sha256)
         places = [(block.folder.name, block.first_row) for block in blocks]
         folder = self._list_folder(file, sha256)
         # A list whose block was damaged is there still; it is the same one.
@@ -165,18 +172,20 @@ class BlockStore:
         if processes is None:
             size = sum(file.path.stat().st_size for found in files.values() for file, _ in found)
             processes = 1 if size < SMALL else os.cpu_count() or 1
+        build = partial(RowChecker, self.config, self.model_folder, self.chat)
         if processes == 1:
-            yield Check(None, 1, lambda: RowChecker(self.config, self.model_folder), progress)
+            yield Check(build, progress)
             return
+        others = processes - 1
         pool = ProcessPoolExecutor(
-            processes,
+            others,
             # Forking a process with threads, which polars and tokenizers have, may hang.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_process,
-            initargs=(self.config, self.model_folder),
+            initargs=(partial(RowChecker, self.config, self.model_folder),),
         )
         try:
-            yield Check(pool, processes, _process_checker, progress)
+            yield Check(build, progress, pool, others)
         except BrokenProcessPool as error:
             raise EnvironmentFault(
                 "A process that checks rows died, killed or out of memory.",
@@ -188,18 +197,19 @@ class BlockStore:
 
 
 class Check:
-    """Checks blocks and stores them: here, or in processes with a few blocks waiting for each."""
+    """Checks blocks and stores them: in other processes, and here what those have no room for."""
 
     def __init__(
         self,
-        pool: Executor | None,
-        processes: int,
         build: Callable[[], RowChecker],
         progress: Progress,
+        pool: Executor | None = None,
+        others: int = 0,
     ) -> None:
         self._pool = pool
-        self._most = processes * AHEAD
-        self._waiting: deque[Future[int]] = deque()
+        self._others = others
+        self._ahead = 1  # a process starts for seconds: until one has answered, this one works on
+        self._waiting: list[Future[int]] = []
         self._build = cache(build)
         self._progress = progress
         self._rows = 0
@@ -210,19 +220,25 @@ class Check:
         if folder in self._seen:
             return
         self._seen.add(folder)
+        self._collect()
         if is_complete(folder):
             self._count(count_rows(block))
-        elif self._pool is None:
-            self._count(store(self._build(), block, folder, read_as))
-        else:
-            while len(self._waiting) >= self._most:
-                self._count(self._waiting.popleft().result())
+        elif self._pool is not None and len(self._waiting) < self._others * self._ahead:
             self._waiting.append(self._pool.submit(_store_in_process, block, folder, read_as))
+        else:
+            self._count(store(self._build(), block, folder, read_as))
 
     def wait(self) -> None:
         """Until all blocks are stored. Raises what went wrong with one of them."""
-        while self._waiting:
-            self._count(self._waiting.popleft().result())
+        wait(self._waiting, return_when=FIRST_EXCEPTION)
+        self._collect()
+
+    def _collect(self) -> None:
+        done = [future for future in self._waiting if future.done()]
+        self._waiting = [future for future in self._waiting if future not in done]
+        for future in done:
+            self._ahead = AHEAD
+            self._count(future.result())
 
     def _count(self, rows: int) -> None:
         self._rows += rows
@@ -235,6 +251,8 @@ def store(checker: RowChecker, block: Block, folder: Path, read_as: str | None =
     rows, expected = checked.index.height, count_rows(block)
     if rows != expected:
         raise AssertionError(f"{block.file}: a block of {expected} rows gave {rows}")
+    pairs = pl.DataFrame(checked.rows).filter(checked.index["code"].is_null())
+    PairRows.validate(pairs, lazy=True)
     with new_stage(folder) as temporary:
         checked.index.write_parquet(temporary / INDEX, compression="zstd", compression_level=1)
         pq.write_table(
@@ -256,21 +274,15 @@ def store(checker: RowChecker, block: Block, folder: Path, read_as: str | None =
 # The pool's processes: one checker each, made once. It is made for the first block and not when
 # the process starts, since an error there would only be a process that died.
 
-_settings: tuple[RunConfig, Path] | None = None
+_checker: Callable[[], RowChecker]
 
 
-def _start_process(config: RunConfig, model_folder: Path) -> None:
-    global _settings
+def _start_process(build: Callable[[], RowChecker]) -> None:
+    global _checker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _settings = config, model_folder
-
-
-@cache
-def _process_checker() -> RowChecker:
-    assert _settings is not None
-    return RowChecker(*_settings)
+    _checker = cache(build)
 
 
 def _end_with_parent() -> None:
@@ -281,10 +293,4 @@ def _end_with_parent() -> None:
 
 
 def _store_in_process(block: Block, folder: Path, read_as: str | None) -> int:
-    return store(_process_checker(), block, folder, read_as)
-
-
-def row_settings(config: RunConfig) -> dict[str, Any]:
-    """The data settings that decide a row by itself."""
-    own = {"dialect", "columns", "personal_data", "secrets", "min_score_margin"}
-    return config.data.model_dump(include=own)
+    return store(_checker(), block, folder, read_as)

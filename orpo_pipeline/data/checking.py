@@ -25,11 +25,11 @@ from orpo_pipeline.data.relations.near_duplicates import row_signatures, signatu
 from orpo_pipeline.data.report.format_marks import format_marks
 from orpo_pipeline.data.rules.checks import check_pair
 from orpo_pipeline.data.rules.redaction import Redaction
-from orpo_pipeline.data.tokens.chat_template import load_chat_format
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
 from orpo_pipeline.data.tokens.tokenization import PairTokenizer, Tokenized
 from schemas.config import RunConfig
 from schemas.frames import MARKS, ROW_INDEX
-from schemas.pairs import Conversation, Defect, DefectCode, Pair
+from schemas.pairs import SIDES, Conversation, Defect, DefectCode, Pair
 
 LONGEST_SHOWN = 20_000  # characters of a quarantined row that are kept beside its reason
 
@@ -64,13 +64,14 @@ class _Row:
 
 
 class RowChecker:
-    """Checks blocks under one configuration. Building it loads the tokenizer."""
+    """Checks blocks under one configuration. Building it loads the tokenizer, unless given one."""
 
-    def __init__(self, config: RunConfig, model_folder: Path) -> None:
+    def __init__(
+        self, config: RunConfig, model_folder: Path, chat: ChatFormat | None = None
+    ) -> None:
         self._data = config.data
-        self._tokenizer = PairTokenizer(
-            load_chat_format(model_folder, config.chat.template), config.chat
-        )
+        chat = chat or load_chat_format(model_folder, config.chat.template)
+        self._tokenizer = PairTokenizer(chat, config.chat)
         self._given = given_dialect(config.data)
         self._redaction = Redaction(config.data)
         benchmarks = config.data.benchmarks
@@ -130,7 +131,7 @@ class RowChecker:
         if self._benchmarks is None:
             return
         sound = [row for row in rows if row.pair is not None and row.defect is None]
-        for side in ("prompt", "chosen", "rejected"):
+        for side in SIDES:
             texts = [conversation_text(getattr(row.pair, side)) for row in sound]
             for row, found in zip(sound, self._benchmarks.overlaps(texts), strict=True):
                 if found is not None and row.defect is None:
@@ -147,7 +148,7 @@ def shown_pair(pair: Pair) -> dict[str, Any]:
     """The pair as a row of the quarantine shows it."""
     shown: dict[str, Any] = {
         side: [{"role": m.role, "content": m.content} for m in getattr(pair, side)]
-        for side in ("prompt", "chosen", "rejected")
+        for side in SIDES
     }
     scores = {"score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected}
     return shown | {name: value for name, value in scores.items() if value is not None}
@@ -182,8 +183,7 @@ def _answer_key(answer: Conversation) -> int:
 def _index(rows: list[_Row]) -> pl.DataFrame:
     pairs = [row.pair for row in rows if row.defect is None and row.pair is not None]
     prompts, chosen, rejected = (
-        [conversation_text(getattr(pair, side)) for pair in pairs]
-        for side in ("prompt", "chosen", "rejected")
+        [conversation_text(getattr(pair, side)) for pair in pairs] for side in SIDES
     )
     of_prompts = _as_bytes(signatures(prompts))
     of_rows = _as_bytes(row_signatures(prompts, chosen, rejected))
@@ -232,9 +232,8 @@ def _texts_and_ids(rows: list[_Row]) -> pa.Table:
 
     pairs = [row.pair if row.defect is None else None for row in rows]
     tokens = [row.tokenized.tokens if row.tokenized else None for row in rows]
-    sides = ("prompt", "chosen", "rejected")
-    columns: dict[str, pa.Array] = {side: _conversations(of(pairs, side)) for side in sides}
-    columns |= {f"{side}_ids": _token_ids(of(tokens, side)) for side in sides}
+    columns: dict[str, pa.Array] = {side: _conversations(of(pairs, side)) for side in SIDES}
+    columns |= {f"{side}_ids": _token_ids(of(tokens, side)) for side in SIDES}
     columns["text"] = pa.array([row.text for row in rows], pa.string())
     return pa.table(columns)
 

@@ -14,7 +14,6 @@ from orpo_pipeline.data.prepared_files import (
     DUPLICATES,
     EVAL,
     QUARANTINE,
-    SIDES,
     TRAIN,
     read_shard_rows,
     shard_name,
@@ -22,11 +21,21 @@ from orpo_pipeline.data.prepared_files import (
 from orpo_pipeline.data.publication import RECORD
 from orpo_pipeline.stages import MANIFEST
 from schemas.errors import UserError
+from schemas.pairs import SIDES, DefectCode
 
 ROW_NUMBER = re.compile("[0-9]{1,18}")
 SHORTEST_ID = 6  # digits of a row id that are enough to ask for it
 SHOWN = 400  # characters of a text
 NEIGHBOURS = 5  # rows of the prompt group that are listed
+PURPOSES = {TRAIN: "to train", EVAL: "to evaluate"}
+AFTER_DUPLICATES = [
+    DefectCode.EVAL_PROMPT_IN_TRAIN.value,
+    DefectCode.HELD_OUT_BEFORE.value,
+    DefectCode.CONTRADICTION.value,
+    DefectCode.NEAR_DUPLICATE.value,
+    DefectCode.OVERREPRESENTED_PROMPT.value,
+]
+"""Why a row that has copies may go: the rules of `Selection`, which look at the first copy only."""
 NOTED = ["notes", "score_chosen", "score_rejected"]
 
 
@@ -92,7 +101,11 @@ def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
     for name in (QUARANTINE, DUPLICATES):
         rows = pl.scan_parquet(folder / name).filter(matches).collect()
         for found in rows.iter_rows(named=True):
-            steps = _steps_of_quarantined(found) if "code" in found else _steps_of_duplicate(found)
+            steps = (
+                _steps_of_quarantined(found)
+                if "code" in found
+                else _steps_of_duplicate(folder, found)
+            )
             yield Explanation(folder, (*steps, *_stage(folder, dataset_id)))
 
 
@@ -102,7 +115,7 @@ def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterat
     stored = pl.read_parquet(shard / INDEX, columns=NOTED)[position].row(0, named=True)
     texts = read_shard_rows(shard, position, SIDES).row(0, named=True)
     yield "row", row["row_id"]
-    yield "read from", f"{row['origin_file']}:{row['origin_row']}"
+    yield "read from", _place(row)
     for side in SIDES:
         turns = [f"{turn['role']}: {turn['content']}" for turn in texts[side]]
         yield side, _cut("\n".join(turns))
@@ -113,7 +126,7 @@ def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterat
     counts = ", ".join(f"{side} {row[f'{side}_tokens']:,}" for side in SIDES)
     yield "tokens", counts
     yield "prompt group", _neighbours(folder, row)
-    yield "verdict", f"kept, to {'train' if row['split'] == TRAIN else 'evaluate'}"
+    yield "verdict", f"kept, {PURPOSES[row['split']]}"
     yield from _stage(folder, dataset_id)
 
 
@@ -133,15 +146,37 @@ def _neighbours(folder: Path, row: dict[str, Any]) -> str:
 
 def _steps_of_quarantined(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "row", row["row_id"] or "(not readable as a pair, so without an id)"
-    yield "read from", f"{row['origin_file']}:{row['origin_row']}"
+    yield "read from", _place(row)
     yield "text", _cut(row["row"])
-    yield "verdict", f"{row['code']} ({row['severity']}): {row['reason']}"
+    yield "verdict", _why_quarantined(row)
 
 
-def _steps_of_duplicate(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _why_quarantined(row: dict[str, Any]) -> str:
+    return f"{row['code']} ({row['severity']}): {row['reason']}"
+
+
+def _steps_of_duplicate(folder: Path, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "row", row["row_id"]
-    yield "read from", f"{row['origin_file']}:{row['origin_row']}"
-    yield "verdict", "a copy of the row with this id, which stays"
+    yield "read from", _place(row)
+    yield "verdict", f"a copy of {_first_of_copies(folder, row)}"
+
+
+def _first_of_copies(folder: Path, row: dict[str, Any]) -> str:
+    """The row of which this one is a copy, and what became of it."""
+    same = pl.col("row_id") == row["row_id"]
+    kept = pl.scan_parquet(folder / f"{row['split']}.parquet").filter(same).collect()
+    if not kept.is_empty():
+        (first,) = kept.iter_rows(named=True)
+        return f"{_place(first)}, which is kept, {PURPOSES[row['split']]}"
+    # A row with the same texts and a tie of scores, say, was out before copies were looked for.
+    same &= (pl.col("split") == row["split"]) & pl.col("code").is_in(AFTER_DUPLICATES)
+    removed = pl.scan_parquet(folder / QUARANTINE).filter(same).collect()
+    (first,) = removed.iter_rows(named=True)
+    return f"{_place(first)}, which is set aside as well: {_why_quarantined(first)}"
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['origin_file']}:{row['origin_row']}"
 
 
 def _stage(folder: Path, dataset_id: str) -> Iterator[tuple[str, str]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from orpo_pipeline.base_model import resolve_base_model
-from orpo_pipeline.data.block_store import row_settings
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN
 from orpo_pipeline.data.reading.files import SourceFile, find_files, unreadable
 from orpo_pipeline.data.relations.held_out import barred_prompts
 from orpo_pipeline.data.relations.splits import held_out
+from orpo_pipeline.data.source_hashes import SourceHashes
 from orpo_pipeline.data.tokens.chat_template import format_identity
 from orpo_pipeline.stages import code_version, file_sha256, fingerprint
 from schemas.config import RunConfig
@@ -22,6 +22,12 @@ from schemas.results import BaseModelRecord
 
 DECISIVE_LIBRARIES = ("jinja2", "regex", "rensa", "tokenizers", "transformers")
 """A row's text, tokens and sketches are theirs to decide, too."""
+
+ROW_SETTINGS = ("dialect", "columns", "personal_data", "secrets", "min_score_margin")
+"""The data settings that decide a row by itself."""
+
+BLOCKS = "blocks"
+"""Folder of the state folder with checked blocks, and whatever else only saves time."""
 
 HELD_OUT = "held_out"
 """Folder of the state folder with the prompts that were ever held out."""
@@ -45,11 +51,14 @@ class Inputs:
     barred: pl.Series
     folder: Path
     """The stage's folder, which may not exist yet."""
+    hashes: SourceHashes
+    """That the files were hashed with."""
 
 
 def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) -> Inputs:
     """What would be prepared, and where it is or will be. Reads the files' bytes, no rows."""
-    files = _hashed_files(config)
+    hashes = SourceHashes(home / BLOCKS / "source-hashes.json")
+    files = _hashed_files(config, hashes)
     base_model = resolve_base_model(config.model, home, notify)
     benchmarks = config.data.benchmarks
     tokens = fingerprint(
@@ -61,7 +70,7 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
     settings = fingerprint(
         {
             "tokens": tokens,
-            "data": row_settings(config),
+            "data": config.data.model_dump(include=set(ROW_SETTINGS)),
             "benchmarks": benchmarks and [Path(benchmarks).suffix, _benchmarks_sha256(benchmarks)],
             "code": code_version("orpo_pipeline.data.block_store"),
             "libraries": {name: version(name) for name in DECISIVE_LIBRARIES},
@@ -88,22 +97,22 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
         "code": code_version("orpo_pipeline.data.preparation"),
     }
     folder = home / "prepared" / fingerprint(inputs)
-    return Inputs(files, base_model, tokens, settings, held_out_key, barred, folder)
+    return Inputs(files, base_model, tokens, settings, held_out_key, barred, folder, hashes)
 
 
-def _hashed_files(config: RunConfig) -> Files:
+def _hashed_files(config: RunConfig, hashes: SourceHashes) -> Files:
     names = {config.data.train_split: TRAIN}
     if config.data.eval_split is not None:
         names[config.data.eval_split] = EVAL
     return {
-        names[split]: [(file, _sha256(file)) for file in found]
+        names[split]: [(file, _sha256(file, hashes)) for file in found]
         for split, found in find_files(config.data).items()
     }
 
 
-def _sha256(source: SourceFile) -> str:
+def _sha256(source: SourceFile, hashes: SourceHashes) -> str:
     try:
-        return file_sha256(source.path)
+        return hashes.sha256(source.path)
     except OSError as error:
         raise unreadable(source, error) from error
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from orpo_pipeline.data.block_store import BlockStore, Progress, StoredBlock
-from orpo_pipeline.data.inputs import HELD_OUT, Inputs, find_inputs
+from orpo_pipeline.data.inputs import BLOCKS, HELD_OUT, Inputs, find_inputs
 from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE
 from orpo_pipeline.data.publication import KEPT, publish_prepared, read_record
 from orpo_pipeline.data.relations.held_out import record_held_out
-from orpo_pipeline.data.relations.selection import Selection, load_rows
+from orpo_pipeline.data.relations.selection import Selection, comparison_settings, load_rows
+from orpo_pipeline.data.relations.verdicts import Verdicts
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.stages import is_complete
 from schemas.config import RunConfig
@@ -35,18 +36,22 @@ def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     much is wrong. Raises UserError for data that cannot be read or has no rows.
     """
     inputs = find_inputs(config, home, lambda text: progress(text, 0, 0))
+    inputs.hashes.save()
     done = load_prepared(inputs)
     if done is not None:
         return done
-    store = BlockStore(home / "blocks" / inputs.settings, config, inputs.base_model.path)
+    chat = load_chat_format(inputs.base_model.path, config.chat.template)
+    checked = home / BLOCKS / inputs.settings
+    store = BlockStore(checked, config, inputs.base_model.path, inputs.hashes, chat)
     blocks = store.check_files(inputs.files, progress)
     if not any(block.rows for block in blocks):
         raise _no_rows(config)
     progress("comparing rows", 0, 0)
-    rows = Selection(load_rows(blocks), blocks, config.data).select(inputs.barred)
+    verdicts = Verdicts(checked / "compared" / comparison_settings(config.data))
+    rows = Selection(load_rows(blocks), blocks, config.data, verdicts).select(inputs.barred)
+    verdicts.save(inputs.folder.name)
     check_equation(rows, blocks)
     progress("writing the prepared pairs", 0, 0)
-    chat = load_chat_format(inputs.base_model.path, config.chat.template)
     return publish_prepared(rows, blocks, inputs, config, chat)
 
 

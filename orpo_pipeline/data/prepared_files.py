@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +21,10 @@ from orpo_pipeline.data.block_store import INDEX, ROWS, StoredBlock
 from orpo_pipeline.data.checking import as_json
 from orpo_pipeline.stages import Entries, manifest_entries
 from schemas.frames import Quarantine
-from schemas.pairs import DefectCode
+from schemas.pairs import SIDES, DefectCode
 
 TRAIN, EVAL = "train", "eval"
 QUARANTINE, DUPLICATES = "quarantine.parquet", "duplicates.parquet"
-SIDES = ("prompt", "chosen", "rejected")
 TOKEN_COLUMNS = tuple(f"{side}_ids" for side in SIDES)
 WRITTEN_AT_ONCE = 20_000  # quarantined rows in memory
 
@@ -56,6 +56,37 @@ def read_pairs(
 def read_shard_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
     """Rows of one shard, in the order of `positions`."""
     return pl.read_parquet(shard / ROWS, columns=list(columns))[positions]
+
+
+def read_few_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """`read_shard_rows`, reading only the row groups that hold one of the rows."""
+    wanted = positions.to_numpy()
+    with pq.ParquetFile(shard / ROWS) as file:
+        sizes = np.array([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)])
+        group_of = np.searchsorted(np.cumsum(sizes), wanted, side="right")
+        groups, place = np.unique(group_of, return_inverse=True)
+        rows = file.read_row_groups(groups.tolist(), columns=list(columns), use_threads=False)
+    begins = (np.cumsum(sizes) - sizes)[group_of]
+    begins_now = (np.cumsum(sizes[groups]) - sizes[groups])[place]
+    found = pl.from_arrow(rows)
+    assert isinstance(found, pl.DataFrame)
+    return found[wanted - begins + begins_now]
+
+
+def read_column(
+    blocks: Sequence[StoredBlock], name: str, column: str, rows: pl.DataFrame
+) -> pl.Series:
+    """One column of the blocks' files of that name, for `rows` (shard, position) in their order.
+
+    Files read in one call take a quarter of the time that they take one by one.
+    """
+    numbers, block_of = np.unique(rows["shard"].to_numpy(), return_inverse=True)
+    counts = np.array([blocks[number].rows for number in numbers], dtype=np.int64)
+    places = (np.cumsum(counts) - counts)[block_of] + rows["position"].to_numpy()
+    files = [blocks[number].folder / name for number in numbers]
+    # Without rows any file serves, for the column's type.
+    stored = pl.read_parquet(files or blocks[0].folder / name, columns=[column])
+    return stored[column].gather(places)
 
 
 def link_shards(temporary: Path, blocks: Sequence[StoredBlock]) -> None:
@@ -106,26 +137,24 @@ def _portions(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def _with_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.DataFrame:
-    columns = (*SIDES, "text")
-    parts = []
-    for (number,), part in rows.group_by("shard", maintain_order=True):
-        found = read_shard_rows(blocks[int(str(number))].folder, part["position"], columns)
-        texts = [row_text(*row) for row in found.iter_rows()]
-        parts.append(part.with_columns(row=pl.Series(texts, dtype=pl.String)))
-    whole = pl.concat(parts) if parts else rows.with_columns(row=pl.lit(""))
     severities = {code.value: code.severity.value for code in DefectCode}
-    return whole.with_columns(
-        severity=pl.col("code").replace_strict(severities, return_dtype=pl.String)
+    return rows.with_columns(
+        severity=pl.col("code").replace_strict(severities, return_dtype=pl.String),
+        row=row_texts(rows, blocks),
     ).select("origin_file", "origin_row", "split", "code", "severity", "reason", "row_id", "row")
 
 
-def row_text(
-    prompt: list[dict[str, str]] | None,
-    chosen: list[dict[str, str]] | None,
-    rejected: list[dict[str, str]] | None,
-    text: str | None,
-) -> str:
-    """A row as quarantine.parquet shows it: kept with its reason, or rebuilt from its parts."""
-    if text is not None:
-        return text
-    return as_json({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+def row_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.Series:
+    """`rows` (shard, position) as quarantine.parquet shows them.
+
+    A row with a defect of its own was stored with its text; that of any other is rebuilt.
+    """
+    texts = read_column(blocks, ROWS, "text", rows)
+    missing = rows.select("shard", "position").with_row_index().filter(texts.is_null())
+    places: list[int] = []
+    rebuilt: list[str] = []
+    for (number,), part in missing.group_by("shard", maintain_order=True):
+        found = read_few_rows(blocks[int(str(number))].folder, part["position"], SIDES)
+        places.extend(part["index"])
+        rebuilt += map(as_json, found.iter_rows(named=True))
+    return texts.scatter(places, rebuilt)

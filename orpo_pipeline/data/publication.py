@@ -15,8 +15,8 @@ from orpo_pipeline.data.prepared_files import (
     QUARANTINE,
     TRAIN,
     link_shards,
-    read_shard_rows,
-    row_text,
+    read_few_rows,
+    row_texts,
     shard_entries,
     write_quarantine,
 )
@@ -113,26 +113,17 @@ def _write_duplicates(path: Path, rows: pl.DataFrame) -> None:
 def _report(
     rows: pl.DataFrame, blocks: list[StoredBlock], record: PreparedData, config: RunConfig
 ) -> DataReport:
-    def text_of(some: pl.DataFrame) -> list[str]:
-        found = []
-        for shard, position in some.select("shard", "position").iter_rows():
-            columns = ("prompt", "chosen", "rejected", "text")
-            folder = blocks[shard].folder
-            stored = read_shard_rows(folder, pl.Series([position], dtype=pl.UInt32), columns)
-            found.append(row_text(*stored.row(0)))
-        return found
-
     def prompt_of(row_id: str) -> str:
         shard, position = rows.filter(pl.col("row_id") == row_id)["shard", "position"].row(0)
         chosen = pl.Series([position], dtype=pl.UInt32)
-        turns = read_shard_rows(blocks[shard].folder, chosen, ("prompt",))["prompt"][0]
+        turns = read_few_rows(blocks[shard].folder, chosen, ("prompt",))["prompt"][0]
         return str(turns[-1]["content"])
 
     kept = rows.filter(KEPT)
     shown = _examples(rows, kept)
     examples = shown.select(
         "code", "reason", pl.format("{}:{}", "origin_file", "origin_row").alias("origin"), "row_id"
-    ).with_columns(text=pl.Series(text_of(shown), dtype=pl.String))
+    ).with_columns(text=row_texts(shown, blocks))
     header = ReportHeader(
         prepared_id=record.prepared_id,
         dataset_id=record.dataset_id,

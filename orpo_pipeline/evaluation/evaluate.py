@@ -22,6 +22,9 @@ SCORES = "pairs.parquet"
 GENERATIONS = "generations.json"
 MODELS = ("base", "candidate")
 
+DECISIVE_CHOICES = ("device", "dtype", "attention", "quantization", "engine", "forward_pass")
+"""Choices of the plan that change a score, if only by rounding."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -38,9 +41,7 @@ def evaluation_folder(
         "prepared": prepared.prepared_id,
         "evaluation": config.evaluation.model_dump(),
         "orpo_lambda": config.training.orpo_lambda,
-        "plan": {
-            n: plan.choices()[n].value for n in ("device", "dtype", "attention", "quantization")
-        },
+        "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
         "code": code_version("orpo_pipeline.evaluation.evaluate"),
     }
     return home / "evaluations" / fingerprint(inputs)
@@ -93,8 +94,6 @@ def _score_both(
     """Scores of both models, one row a pair: MODEL_chosen_logp and so on, see `PairScore`."""
     from dataclasses import asdict
 
-    from orpo_pipeline.evaluation.scoring import score_pairs
-
     pairs = [
         TokenizedPair(*ids)
         for ids in rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()
@@ -106,12 +105,24 @@ def _score_both(
             progress(f"pairs scored by the {name} model", done, len(pairs))
 
         with _as(model, name):
-            scores = score_pairs(model, pairs, job.config.evaluation.batch_size, report)
+            scores = _score(model, pairs, job, report)
         frame = pl.DataFrame([asdict(score) for score in scores])
         _check_finite(frame, name)
         frame = add_odds(frame, job.config.training.orpo_lambda)
         columns.append(frame.select(pl.all().name.prefix(f"{name}_")))
     return pl.concat(columns, how="horizontal")
+
+
+def _score(
+    model: Any, pairs: list[TokenizedPair], job: EvaluateJob, progress: Callable[[int], None]
+) -> list[Any]:
+    if job.plan.engine.value == "packed":
+        from orpo_pipeline.evaluation.packed_scoring import score_packed
+
+        return score_packed(model, pairs, job.plan.forward_pass.value, progress)
+    from orpo_pipeline.evaluation.scoring import score_pairs
+
+    return score_pairs(model, pairs, job.config.evaluation.batch_size, progress)
 
 
 def _check_finite(scores: pl.DataFrame, name: str) -> None:

@@ -1,14 +1,21 @@
-"""Pairs a forward pass, and whether it recomputes activations: what fits in memory."""
+"""How much a forward pass holds, and whether it recomputes activations: what fits in memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from orpo_pipeline.planning.capabilities import can_use_nf4
-from orpo_pipeline.planning.memory import MemoryEstimate, describe_bytes
+from orpo_pipeline.planning.memory import (
+    Layout,
+    MemoryEstimate,
+    dequantised_layer,
+    describe_bytes,
+    longest_segment,
+)
 from orpo_pipeline.planning.overrides import asked_for
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
-from schemas.plan import Choice
+from schemas.plan import Choice, ModelShape
 
 MEMORY_SHARE = {"cuda": 0.85, "rocm": 0.85, "cpu": 0.7, "mps": 0.6}
 """Share of all memory that training may plan with. The rest is for fragmentation and, on a CPU or
@@ -20,72 +27,150 @@ CPU_PAIRS = 2
 GPU_PAIRS = 2
 """Recomputing activations is worth it on a GPU before going below this many pairs a pass."""
 
+CPU_TOKENS = 1024
+"""A CPU's cores are busy with so many tokens; more only take memory."""
+
+GPU_TOKENS = 16_384
+"""More tokens a forward pass no longer make its matrix products faster."""
+
+WORTHWHILE_TOKENS = 4096
+"""Recomputing activations is worth it on a GPU before going below this many tokens a pass."""
+
+TOKEN_STEP = 512
+
 Estimator = Callable[[int, bool], MemoryEstimate]
-"""(micro batch size, gradient checkpointing) -> estimate."""
+"""(size of a forward pass, gradient checkpointing) -> estimate."""
 
 
-def choose_batch(
-    config: RunConfig, target: Probe, estimate: Estimator
+@dataclass(frozen=True, slots=True)
+class PassSizes:
+    """How large a forward pass may be, in pairs (TRL) or in tokens (packed)."""
+
+    field: str
+    """The setting that decides it."""
+    requested: int | None
+    candidates: list[int]
+    """Largest first."""
+    worthwhile: int
+    """Activations are computed again before a pass gets smaller than this."""
+    unit: str
+    limit: str
+    """What bounds the candidates; true of each."""
+
+
+def pair_sizes(config: RunConfig, target: Probe) -> PassSizes:
+    """Micro batches of TRL: divisors of the batch."""
+    requested, batch = config.training.micro_batch_size, config.training.batch_size
+    most = min(CPU_PAIRS, batch) if target.kind == "cpu" else batch
+    sizes = [size for size in range(most, 0, -1) if batch % size == 0]
+    candidates = [requested] if requested is not None else sizes
+    least = min(1 if target.kind == "cpu" else GPU_PAIRS, max(candidates))
+    return PassSizes(
+        field="training.micro_batch_size",
+        requested=requested,
+        candidates=candidates,
+        worthwhile=min(size for size in candidates if size >= least),
+        unit="pairs",
+        limit=f"divides the batch of {batch}",
+    )
+
+
+def token_sizes(config: RunConfig, target: Probe, longest_pair: int) -> PassSizes:
+    """Token budgets of the packed engine: from what keeps the device busy to the longest pair."""
+    requested, batch = config.training.token_budget, config.training.batch_size
+    longest = longest_segment(longest_pair)
+    busy = CPU_TOKENS if target.kind == "cpu" else GPU_TOKENS
+    most = max(min(busy, batch * longest), longest)
+    steps = [size for size in range(0, most, TOKEN_STEP) if size >= longest]
+    candidates = [requested] if requested is not None else [most, *reversed(steps)]
+    least = min(1 if target.kind == "cpu" else WORTHWHILE_TOKENS, max(candidates))
+    if most == longest:
+        limit = f"the longest pair has at most {longest}"
+    elif most == busy:
+        limit = f"{busy} keep the device busy"
+    else:
+        limit = f"the batch of {batch} has at most {most}"
+    return PassSizes(
+        field="training.token_budget",
+        requested=requested,
+        candidates=candidates,
+        worthwhile=min(size for size in candidates if size >= least),
+        unit="tokens",
+        limit=limit,
+    )
+
+
+def choose_pass(
+    config: RunConfig, target: Probe, sizes: PassSizes, estimate: Estimator
 ) -> tuple[Choice[bool], Choice[int]]:
-    """Gradient checkpointing and micro batch size, decided together because they share memory.
+    """Gradient checkpointing and the size of a pass, decided together because they share memory.
 
-    Without checkpointing where enough pairs fit, else with it; then the largest divisor of the
-    batch that fits. Raises UserError when one pair does not fit and no size was asked for, or when
-    the weights alone exceed the memory.
+    Without checkpointing where a worthwhile size fits, else with it; then the largest that fits.
+    Raises UserError when the smallest does not fit and no size was asked for, or when the weights
+    alone exceed the memory.
     """
     total = target.ram if target.kind == "cpu" else target.device_memory
-    sizes = _micro_batch_sizes(config, target)
+    smallest = min(sizes.candidates)
     requested = config.training.gradient_checkpointing
     settings = [False, True] if requested == "auto" else [requested == "on"]
     if not total:
         because = f"the memory of {target.name} is unknown"
         return (
             _checkpointing_choice(config, settings[-1], because),
-            _micro_batch_choice(config, min(sizes), because),
+            _size_choice(sizes, smallest, because),
         )
     budget = int(total * MEMORY_SHARE[target.kind])
     limit = f"{describe_bytes(budget)} ({MEMORY_SHARE[target.kind]:.0%} of {describe_bytes(total)})"
-    least = min(1 if target.kind == "cpu" else GPU_PAIRS, max(sizes))
-    least = min(size for size in sizes if size >= least)
-    fit = _first_fit(settings, sizes, least, lambda *asked: estimate(*asked).total <= budget)
-    checkpointing, size = fit or (settings[-1], min(sizes))
+    fit = _first_fit(settings, sizes, lambda *asked: estimate(*asked).total <= budget)
+    checkpointing, size = fit or (settings[-1], smallest)
     chosen = estimate(size, checkpointing)
     if fit:
         because = f"estimate {describe_bytes(chosen.total)} of {limit}"
-    elif config.training.micro_batch_size is None or chosen.resident > total:
-        raise _does_not_fit(config, target, chosen, limit)
+    elif sizes.requested is None or chosen.resident > total:
+        raise _does_not_fit(config, target, sizes, chosen, limit)
     else:
         because = f"estimate {describe_bytes(chosen.total)} exceeds {limit}: may run out of memory"
-    without = (
-        f"without it, {least} pairs a pass need {describe_bytes(estimate(least, False).total)}"
-    )
+    needed = describe_bytes(estimate(sizes.worthwhile, False).total)
+    without = f"without it, {sizes.worthwhile} {sizes.unit} a pass need {needed}"
     return (
         _checkpointing_choice(
             config, checkpointing, f"{without}; limit {limit}" if checkpointing else because
         ),
-        _micro_batch_choice(config, size, because),
+        _size_choice(sizes, size, because),
+    )
+
+
+def choose_dequantised_layers(
+    config: RunConfig, target: Probe, shape: ModelShape, layout: Layout, step: int
+) -> Choice[int]:
+    """As many layers as half of the memory that a step of `step` bytes leaves can hold."""
+    if layout.quantization != "nf4":
+        return Choice(value=0, because="the weights are not quantised")
+    if config.model.dequantised_cache == "off":
+        return Choice(value=0, because=asked_for("model.dequantised_cache"))
+    total = target.ram if target.kind == "cpu" else target.device_memory
+    if not total:
+        return Choice(value=0, because=f"the memory of {target.name} is unknown")
+    left = max(int(total * MEMORY_SHARE[target.kind]) - step, 0) // 2
+    a_layer = dequantised_layer(shape, layout.dtype)
+    layers = min(shape.layers, int(left / a_layer))
+    return Choice(
+        value=layers,
+        because=f"of {shape.layers}, {describe_bytes(layers * a_layer)} in {layout.dtype}; "
+        f"half of what is left is {describe_bytes(left)}",
     )
 
 
 def _first_fit(
-    settings: list[bool], sizes: list[int], least: int, fits: Callable[[int, bool], bool]
+    settings: list[bool], sizes: PassSizes, fits: Callable[[int, bool], bool]
 ) -> tuple[bool, int] | None:
-    """The first setting with a size that fits; only the last setting goes below `least` pairs."""
-    worthwhile = [size for size in sizes if size >= least]
+    """The first setting with a size that fits; only the last goes below the worthwhile size."""
+    worthwhile = [size for size in sizes.candidates if size >= sizes.worthwhile]
     for checkpointing in settings:
-        for size in sizes if checkpointing == settings[-1] else worthwhile:
+        for size in sizes.candidates if checkpointing == settings[-1] else worthwhile:
             if fits(size, checkpointing):
                 return checkpointing, size
     return None
-
-
-def _micro_batch_sizes(config: RunConfig, target: Probe) -> list[int]:
-    """Candidates, largest first."""
-    if config.training.micro_batch_size is not None:
-        return [config.training.micro_batch_size]
-    batch = config.training.batch_size
-    most = CPU_PAIRS if target.kind == "cpu" else batch
-    return [size for size in range(min(most, batch), 0, -1) if batch % size == 0]
 
 
 def _checkpointing_choice(config: RunConfig, on: bool, because: str) -> Choice[bool]:
@@ -94,15 +179,15 @@ def _checkpointing_choice(config: RunConfig, on: bool, because: str) -> Choice[b
     return Choice(value=on, because=because)
 
 
-def _micro_batch_choice(config: RunConfig, size: int, because: str) -> Choice[int]:
-    if config.training.micro_batch_size is not None:
-        return Choice(value=size, because=asked_for("training.micro_batch_size", because))
-    pairs = f"divides the batch of {config.training.batch_size}"
-    return Choice(value=size, because=f"{pairs}; {because}")
+def _size_choice(sizes: PassSizes, size: int, because: str) -> Choice[int]:
+    because = f"{sizes.unit}; {because}"
+    if sizes.requested is not None:
+        return Choice(value=size, because=asked_for(sizes.field, because))
+    return Choice(value=size, because=f"{because}; {sizes.limit}")
 
 
 def _does_not_fit(
-    config: RunConfig, target: Probe, smallest: MemoryEstimate, limit: str
+    config: RunConfig, target: Probe, sizes: PassSizes, smallest: MemoryEstimate, limit: str
 ) -> UserError:
     remedies = ["a smaller model.base_model", "a smaller chat.max_length"]
     if config.training.gradient_checkpointing == "off":
@@ -113,7 +198,8 @@ def _does_not_fit(
     if smallest.resident > total:
         remedies.append("a machine with more memory")
     else:
-        remedies.append("training.micro_batch_size 1, which tries it against the estimate")
+        tried = f"{sizes.field} {min(sizes.candidates)}"
+        remedies.append(f"{tried}, which tries it against the estimate")
     parts = ", ".join(
         f"{name} {describe_bytes(getattr(smallest, name))}"
         for name in ("weights", "adapter", "logits", "activations")

@@ -6,7 +6,12 @@ has heard of gets the safe choice instead of another device's.
 
 from typing import Literal
 
-from orpo_pipeline.planning.batching import choose_batch
+from orpo_pipeline.planning.batching import (
+    choose_dequantised_layers,
+    choose_pass,
+    pair_sizes,
+    token_sizes,
+)
 from orpo_pipeline.planning.capabilities import (
     can_use_8bit_optimizer,
     can_use_bfloat16,
@@ -14,7 +19,16 @@ from orpo_pipeline.planning.capabilities import (
     can_use_nf4,
     describe_sm,
 )
-from orpo_pipeline.planning.memory import Layout, MemoryEstimate, describe_bytes, estimate_memory
+from orpo_pipeline.planning.engines import choose_engine
+from orpo_pipeline.planning.memory import (
+    Layout,
+    MemoryEstimate,
+    dequantised_layer,
+    describe_bytes,
+    estimate_memory,
+    packed_pass,
+    trl_pass,
+)
 from orpo_pipeline.planning.overrides import asked_for, refuse_impossible_overrides
 from schemas.config import RunConfig
 from schemas.errors import UserError
@@ -26,6 +40,8 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Quantization = Literal["nf4", "none"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+
+FORWARD_PASSES = {"packed": packed_pass, "trl": trl_pass}
 
 
 def plan_training(
@@ -43,22 +59,22 @@ def plan_training(
     attention = choose_attention(config, target, dtype.value)
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
-    layout = Layout(
-        dtype=dtype.value,
-        quantization=quantization.value,
-        optimizer=optimizer.value,
-        # Torch has no fused attention with a backward pass on mps.
-        fused_attention=attention.value != "eager" and target.kind != "mps",
-        lora_rank=config.lora.r,
-        lora_modules=len(config.lora.target_modules),
-    )
+    engine = choose_engine(config, shape)
+    if engine.value == "packed" and attention.value != "sdpa":
+        note = f"{attention.because}; not for packed rows, which take sdpa"
+        attention = Choice(value=attention.value, because=note)
+    layout = _layout(config, device, dtype, attention, quantization, optimizer)
 
-    def estimate(pairs: int, checkpointing: bool) -> MemoryEstimate:
-        return estimate_memory(
-            shape, layout, pairs=pairs, tokens=longest_pair, checkpointing=checkpointing
-        )
+    def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
+        held = FORWARD_PASSES[engine.value](shape, size, longest_pair)
+        return estimate_memory(shape, layout, held, checkpointing=checkpointing)
 
-    checkpointing, micro_batch = choose_batch(config, target, estimate)
+    if engine.value == "packed":
+        sizes = token_sizes(config, target, longest_pair)
+    else:
+        sizes = pair_sizes(config, target)
+    checkpointing, size = choose_pass(config, target, sizes, estimate)
+    step = estimate(size.value, checkpointing.value).total
     return TrainingPlan(
         probe=probe,
         device=device,
@@ -66,31 +82,22 @@ def plan_training(
         attention=attention,
         quantization=quantization,
         optimizer=optimizer,
+        engine=engine,
         gradient_checkpointing=checkpointing,
-        micro_batch_size=micro_batch,
-        engine=Choice(
-            value=config.training.engine, because=asked_for("training.engine", "the reference")
-        ),
+        forward_pass=size,
+        dequantised_layers=choose_dequantised_layers(config, target, shape, layout, step),
     )
 
 
 def step_memory(config: RunConfig, plan: TrainingPlan, shape: ModelShape, longest_pair: int) -> int:
-    """Bytes of one training step by the plan: the estimate that the micro batch was chosen by."""
-    layout = Layout(
-        dtype=plan.dtype.value,
-        quantization=plan.quantization.value,
-        optimizer=plan.optimizer.value,
-        fused_attention=plan.attention.value != "eager" and plan.device.value != "mps",
-        lora_rank=config.lora.r,
-        lora_modules=len(config.lora.target_modules),
+    """Bytes of one training step by the plan, dequantised copies of weights included."""
+    layout = _layout(
+        config, plan.device, plan.dtype, plan.attention, plan.quantization, plan.optimizer
     )
-    return estimate_memory(
-        shape,
-        layout,
-        pairs=plan.micro_batch_size.value,
-        tokens=longest_pair,
-        checkpointing=plan.gradient_checkpointing.value,
-    ).total
+    held = FORWARD_PASSES[plan.engine.value](shape, plan.forward_pass.value, longest_pair)
+    checkpointing = plan.gradient_checkpointing.value
+    kept = plan.dequantised_layers.value * dequantised_layer(shape, layout.dtype)
+    return estimate_memory(shape, layout, held, checkpointing=checkpointing).total + int(kept)
 
 
 def check_requests(config: RunConfig, probe: Probe) -> tuple[Choice[Device], Choice[Dtype], Probe]:
@@ -201,6 +208,25 @@ def choose_optimizer(config: RunConfig, target: Probe) -> Choice[Optimizer]:
     return Choice(
         value="paged_adamw_8bit",
         because="states of 2 instead of 8 bytes a LoRA weight, moved to host memory in a spike",
+    )
+
+
+def _layout(
+    config: RunConfig,
+    device: Choice[Device],
+    dtype: Choice[Dtype],
+    attention: Choice[Attention],
+    quantization: Choice[Quantization],
+    optimizer: Choice[Optimizer],
+) -> Layout:
+    return Layout(
+        dtype=dtype.value,
+        quantization=quantization.value,
+        optimizer=optimizer.value,
+        # Torch has no fused attention with a backward pass on mps.
+        fused_attention=attention.value != "eager" and device.value != "mps",
+        lora_rank=config.lora.r,
+        lora_modules=len(config.lora.target_modules),
     )
 
 

@@ -37,7 +37,8 @@ Engine = Callable[[EngineRun], int]
 
 
 def find_engine(name: str) -> Engine:
-    """The engine of `training.engine`."""
+    """The engine that the plan names."""
+    from orpo_pipeline.training.packed.engine import train_packed
     from orpo_pipeline.training.trl_engine import train_with_trl
 
-    return {"trl": train_with_trl}[name]
+    return {"packed": train_packed, "trl": train_with_trl}[name]

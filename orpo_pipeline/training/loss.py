@@ -1,6 +1,7 @@
 """The ORPO objective (Hong, Lee, Thorne 2024, arXiv 2403.07691, eq. 3-7), as pure functions."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -53,3 +54,60 @@ def orpo_loss(
         orpo_lambda: the paper's lambda, TRL's `beta`.
     """
     return nll + orpo_lambda * odds_ratio_loss(chosen, rejected)
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What an optimizer step averages over: every micro-batch, on every rank."""
+
+    tokens: int
+    """Tokens of the NLL."""
+    pairs: int
+
+
+FIGURES = (
+    "loss",
+    "nll_loss",
+    "log_odds_ratio",
+    "log_odds_chosen",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
+"""TRL's names for the figures of a step."""
+
+
+def share_of_step(
+    sums: torch.Tensor, counts: torch.Tensor, size: StepSize, orpo_lambda: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What B pairs add to an optimizer step's loss, eq. 6, and to its figures.
+
+    The step's loss is the mean NLL over its tokens + lambda * the mean odds-ratio loss over its
+    pairs. Shares add up to it however the pairs are split, which a mean of micro-batch means does
+    not.
+
+    Args:
+        sums: (B, 3) summed log-probs of prompt, chosen, rejected, fp32.
+        counts: (B, 3) how many tokens each is over; a prompt outside the NLL has 0 and 0.
+        size: of the whole step.
+        orpo_lambda: the paper's lambda, TRL's `beta`.
+
+    Returns:
+        The share of the loss, and of the means in FIGURES, shape (7,), detached.
+    """
+    nll = -sums[:, :2].sum() / size.tokens
+    chosen, rejected = sums[:, 1] / counts[:, 1], sums[:, 2] / counts[:, 2]  # (B,) mean log-probs
+    odds_ratio = odds_ratio_loss(chosen, rejected)
+    loss = nll + orpo_lambda * odds_ratio.sum() / size.pairs
+    with torch.no_grad():
+        pairs = torch.stack(
+            [
+                -odds_ratio,
+                log_odds(chosen) - log_odds(rejected),
+                (chosen > rejected).float(),
+                chosen,
+                rejected,
+            ]
+        )
+        figures = torch.cat([loss.detach()[None], nll[None], pairs.sum(1) / size.pairs])
+    return loss, figures

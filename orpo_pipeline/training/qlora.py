@@ -33,10 +33,33 @@ def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
         use_safetensors=True,
     )
     model.requires_grad_(False)
+    keep_dequantised(model, plan.dequantised_layers.value)
     return model.eval()
 
 
-def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord) -> Any:
+def keep_dequantised(model: Any, layers: int) -> None:
+    """Replace the NF4 weights of the first so many layers by what they stand for.
+
+    bitsandbytes makes the same values anew for every product; the numbers do not change.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.get_decoder().layers[:layers]:
+        for name, linear in list(layer.named_modules()):
+            if not isinstance(linear, Linear4bit):
+                continue
+            kept = torch.nn.Linear(linear.in_features, linear.out_features, device="meta")
+            weight = dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+            kept.weight = torch.nn.Parameter(weight, requires_grad=False)
+            kept.bias = linear.bias
+            layer.set_submodule(name, kept)
+
+
+def attach_new_adapter(
+    model: Any, lora: LoraConfig, base: BaseModelRecord, engine: str = "trl"
+) -> Any:
     """Wrap the base model with a fresh adapter, trainable in fp32.
 
     Raises UserError when the model has none of the target modules.
@@ -54,6 +77,10 @@ def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord) -> A
         bias="none",
         revision=base.revision,
     )
+    if engine == "packed" and not (lora.use_dora or lora.dropout):
+        from orpo_pipeline.training.packed.lora import use_lean_layers
+
+        use_lean_layers(config)
     try:
         wrapped = peft.get_peft_model(model, config)
     except ValueError as error:

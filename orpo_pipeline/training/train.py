@@ -34,13 +34,19 @@ DECISIVE_CHOICES = (
     "attention",
     "quantization",
     "optimizer",
-    "micro_batch_size",
+    "forward_pass",
     "engine",
 )
-"""Choices of the plan that change the adapter's numbers: TRL averages over micro-batches.
-Recomputing activations only changes time and memory."""
+"""Choices of the plan that change the adapter's numbers: TRL averages over forward passes, and the
+packed engine's sums round otherwise. Recomputing activations only changes time and memory."""
 
-DECIDED_BY_PLAN = {"engine", "optimizer", "micro_batch_size", "gradient_checkpointing"}
+DECIDED_BY_PLAN = {
+    "engine",
+    "optimizer",
+    "token_budget",
+    "micro_batch_size",
+    "gradient_checkpointing",
+}
 """Training settings that count as the plan has decided them, whether asked for or not."""
 
 
@@ -104,7 +110,8 @@ def _train_and_publish(
 
     base = job.prepared.base_model
     set_seed(job.config.training.seed)  # adapter weights are drawn at random
-    model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+    loaded = load_base(base, job.plan)
+    model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
     model.config.use_cache = False
     model.train()
     tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")

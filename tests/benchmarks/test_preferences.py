@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rows import read_rows
 
 from orpo_pipeline.data.dialects import find_dialect
 from orpo_pipeline.data.reading.files import SourceFile
-from orpo_pipeline.data.reading.readers import RawRow, read_rows
+from orpo_pipeline.data.reading.readers import RawRow
 from orpo_pipeline.data.rules.checks import check_pair
 from schemas.config import DataConfig
 from schemas.pairs import Defect, DefectCode, Pair

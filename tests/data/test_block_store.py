@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dialect_rows import EXAMPLES
+from pandera.errors import SchemaErrors
 from prepared import (
     BROKEN,
     EMPTY,
@@ -308,3 +309,35 @@ def test_a_block_that_loses_a_row_is_not_stored(
     with pytest.raises(AssertionError, match="a block of 8 rows gave 7"):
         store(Forgetful(tiny_config(), tiny_model), block, tmp_path / "block")
     assert not (tmp_path / "block").exists()
+
+
+def test_a_block_that_is_no_block_of_pairs_is_not_stored(
+    tiny_config: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    class Confused(RowChecker):
+        def check(self, block: Block, read_as: str | None = None) -> CheckedBlock:
+            checked = super().check(block, read_as)
+            same = checked.rows["chosen_ids"]
+            return replace(checked, rows=checked.rows.set_column(5, "rejected_ids", same))
+
+    path = write_rows(tmp_path / "rows.jsonl", GOOD[:8])
+    (block,) = readers.read_blocks(SourceFile(path, path.name))
+    with pytest.raises(SchemaErrors, match="nothing_is_empty_and_answers_differ"):
+        store(Confused(tiny_config(), tiny_model), block, tmp_path / "block")
+    assert not (tmp_path / "block").exists()
+
+
+def test_a_block_that_rots_is_found_with_the_data_that_hold_it(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    first = prepare_rows(GOOD)
+    before = content_of(first.path)
+    rotten = first.path / "shards" / "00000" / "rows.parquet"
+    status = rotten.stat()
+    with rotten.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0\0\0\0")
+    os.utime(rotten, ns=(status.st_atime_ns, status.st_mtime_ns))  # a disk leaves no trace
+    second = prepare_rows(GOOD)
+    assert not second.reused
+    assert content_of(second.path) == before

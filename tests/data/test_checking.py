@@ -12,7 +12,7 @@ from rows import pair_row, write_rows
 from orpo_pipeline.data.checking import CheckedBlock, RowChecker
 from orpo_pipeline.data.reading.files import SourceFile
 from orpo_pipeline.data.reading.readers import read_blocks
-from orpo_pipeline.data.reading.streams import LONGEST_SHOWN
+from orpo_pipeline.data.reading.streams import LONGEST_BROKEN
 from orpo_pipeline.data.rules.redaction import CUT_EDGE
 from schemas.config import RunConfig
 from schemas.results import PreparedData
@@ -70,11 +70,11 @@ def test_unknown_keys_are_redacted_in_the_reason(
 def test_a_key_at_the_cut_of_an_unreadable_row_goes(
     tiny_config: MakeConfig, tiny_model: Path, tmp_path: Path
 ) -> None:
-    begin = "word " * ((LONGEST_SHOWN - 20) // 5)
+    begin = "word " * ((LONGEST_BROKEN - 20) // 5)
     path = write_rows(tmp_path / "rows.jsonl", [*GOOD[:2], f"{begin}{KEY}{' more' * 99}"])
     text = check(path, tiny_config(), tiny_model).rows["text"].to_pylist()[2]
     assert text == begin[: len(text)]
-    assert LONGEST_SHOWN - len(text) == CUT_EDGE
+    assert LONGEST_BROKEN - len(text) == CUT_EDGE
     path = write_rows(tmp_path / "rows.jsonl", [json.dumps([f"{'word ' * 6000}{KEY}"])])
     assert "ghp_" not in check(path, tiny_config(), tiny_model).rows["text"].to_pylist()[0]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from dialect_rows import parse_pair
+from rows import read_rows
 
-from orpo_pipeline.data.dialects import parse_pair
 from orpo_pipeline.data.identity import folded, prompt_id, row_id
 from orpo_pipeline.data.reading.files import EMBEDDED_PAIRS, SourceFile
-from orpo_pipeline.data.reading.readers import read_rows
 from orpo_pipeline.data.relations.contradictions import contradiction_reasons
 from orpo_pipeline.data.relations.words import text_hash
 from orpo_pipeline.data.rules.checks import check_pair

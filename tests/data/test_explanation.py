@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prepared import BROKEN, EMPTY, GOOD, answer, frame, kept, question, run
+from prepared import BROKEN, EMPTY, GOOD, answer, check_account, frame, kept, question, run
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.explanation import Explanation, explain_row
+from orpo_pipeline.data.preparation import record_evaluated
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.results import PreparedData
@@ -106,12 +107,61 @@ def test_rows_that_were_set_aside(explain: Callable[[str], dict[str, str]]) -> N
 def test_a_copy_and_the_row_that_stays_have_one_id(prepared: PreparedData) -> None:
     home = prepared.path.parent.parent
     (copy,) = explain_row(home, "rows.jsonl:45")
-    assert dict(copy.steps)["verdict"] == "a copy of the row with this id, which stays"
+    (first,) = explain_row(home, "rows.jsonl:1")
+    verdict = f"a copy of rows.jsonl:1, which is {dict(first.steps)['verdict']}"
+    assert dict(copy.steps)["verdict"] == verdict
     row_id = dict(copy.steps)["row"]
     assert [dict(e.steps)["read from"] for e in explain_row(home, row_id)] == [
         "rows.jsonl:1",
         "rows.jsonl:45",
     ]
+
+
+def test_a_copy_s_account_tells_what_became_of_the_first(
+    prepare_rows: Callable[..., PreparedData], tmp_path: Path
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "data"
+    folder.mkdir()
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    write_rows(train, GOOD[1:])
+    write_rows(test, [pair_row(60)])
+    record_evaluated(prepare_rows(None, source=str(folder), eval_split="test"), home)
+    flipped = pair_row(62, chosen=pair_row(62)["rejected"], rejected=pair_row(62)["chosen"])
+    near = [pair_row(63, chosen=answer(f"{NEAR}{end}")) for end in (".", "!")]
+    many = [pair_row(64, chosen=answer(f"Answer {n} of {n * n}.")) for n in range(3)]
+    rows = {
+        "held_out_before": [pair_row(60)],
+        "eval_prompt_in_train": [GOOD[0]],
+        "contradiction": [pair_row(62), flipped],
+        "near_duplicate": near,
+        "overrepresented_prompt": many,
+        "score_tie": [pair_row(65, score_chosen=4, score_rejected=4), pair_row(65)],
+    }
+    lines = [*GOOD[1:], *(row for some in rows.values() for row in some)]
+    write_rows(train, [*lines, *lines])
+    write_rows(test, [GOOD[0], GOOD[0]])
+    prepared = prepare_rows(None, source=str(folder), eval_split="test", max_pairs_per_prompt=2)
+    check_account(prepared)
+
+    def verdict(place: str) -> str:
+        explained = explain_row(home, place)
+        (found,) = [one for one in explained if one.prepared == prepared.path]
+        return dict(found.steps)["verdict"]
+
+    told = {}
+    for number in range(1, len(lines) + 1):
+        first, copy = (
+            verdict(f"train.jsonl:{number}"),
+            verdict(f"train.jsonl:{number + len(lines)}"),
+        )
+        if first.startswith("kept"):
+            assert copy == f"a copy of train.jsonl:{number}, which is {first}"
+        elif not first.startswith("score_tie"):
+            assert copy == f"a copy of train.jsonl:{number}, which is set aside as well: {first}"
+        told[first.split(" (")[0]] = copy
+    assert told.keys() == {"kept, to train", *rows}
+    assert told["score_tie"].startswith("score_tie (drop): ")  # no copy: each was judged alone
+    assert verdict("test.jsonl:2") == "a copy of test.jsonl:1, which is kept, to evaluate"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_processes_may_die_and_the_next_run_equals_an_undisturbed_one(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     source = str(write_rows(tmp_path / "rows.jsonl", ROWS))
-    config = tiny_config(data={"source": source, "processes": 2})
+    config = tiny_config(data={"source": source, "processes": 3})
     home = tmp_path / "home"
 
     with worker(config, home) as (process, events):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from prepared import (
     BROKEN,
@@ -22,10 +23,17 @@ from rows import pair_row, write_rows
 
 from orpo_pipeline.data import prepared_files
 from orpo_pipeline.data.checking import LONGEST_SHOWN
-from orpo_pipeline.data.prepared_files import SIDES, TOKEN_COLUMNS, read_pairs
+from orpo_pipeline.data.prepared_files import (
+    TOKEN_COLUMNS,
+    read_few_rows,
+    read_pairs,
+    read_shard_rows,
+)
 from orpo_pipeline.data.reading import readers
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.stages import MANIFEST, is_complete
 from schemas.frames import KeptPairs, PairRows, Quarantine
+from schemas.pairs import SIDES
 from schemas.results import PreparedData
 
 Prepare = Callable[..., PreparedData]
@@ -166,3 +174,24 @@ def test_the_report_names_files_groups_and_sources(prepare_rows: Prepare, tmp_pa
     assert report.prompts == report.prompt_groups == 41
     kept = pl.concat([frame(prepared, split) for split in ("train", "eval")])
     assert dict(kept["source"].value_counts().iter_rows()) == {"": 40, "ours": 4}
+
+
+def test_a_few_rows_are_read_as_the_whole_shard_has_them(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"number": range(20), "text": [f"row {n}" for n in range(20)]})
+    pq.write_table(rows.to_arrow(), tmp_path / "rows.parquet", row_group_size=3)
+    for wanted in ([19, 0, 4, 4, 5], [7], list(range(20)), []):
+        positions = pl.Series(wanted, dtype=pl.UInt32)
+        few = read_few_rows(tmp_path, positions, ("text",))
+        assert few.equals(read_shard_rows(tmp_path, positions, ("text",)))
+
+
+def test_a_tokenizer_that_was_used_is_saved_as_it_was_loaded(
+    prepare_rows: Prepare, tiny_model: Path, tmp_path: Path
+) -> None:
+    prepared = prepare_rows([*GOOD, pair_row(51, chosen=answer("Say <|im_end|> twice."))])
+    load_chat_format(tiny_model, None).tokenizer.save_pretrained(tmp_path / "fresh")
+    saved, fresh = (
+        {file.name: file.read_bytes() for file in folder.iterdir()}
+        for folder in (prepared.path / "tokenizer", tmp_path / "fresh")
+    )
+    assert saved == fresh

@@ -1,6 +1,7 @@
 """Log-probabilities of answers against a log-softmax over the model's own logits."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from orpo_pipeline.evaluation import scoring
+from orpo_pipeline.evaluation.packed_scoring import score_packed
 from orpo_pipeline.evaluation.scoring import score_pairs, token_logps
 from schemas.tokens import TokenizedPair
 
@@ -147,3 +149,13 @@ def test_heads_that_change_their_logits(build: Any) -> None:
     with torch.no_grad():  # so strong that leaving it out would show
         model.get_output_embeddings().weight.mul_(20)
     assert_naive(model, [[5, 9, 33, 2], [7, 8]])
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_packed_scores_are_those_of_the_reference(model: Any, budget: int) -> None:
+    pairs = some_pairs(70)
+    reported: list[int] = []
+    packed = score_packed(model, pairs, budget, reported.append)
+    for found, expected in zip(packed, score_pairs(model, pairs, batch_size=4), strict=True):
+        assert asdict(found) == pytest.approx(asdict(expected), rel=1e-5)
+    assert reported == [64, 70]

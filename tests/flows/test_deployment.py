@@ -84,7 +84,6 @@ def deployed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "training": {
             "max_steps": STEPS,
             "batch_size": 4,
-            "micro_batch_size": 2,
             "learning_rate": 1e-2,
             "save_steps": 2,
         },

@@ -77,7 +77,6 @@ def make_site(folder: Path, model: Path, sections: Mapping[str, Mapping[str, Any
         "training": {
             "max_steps": 6,
             "batch_size": 4,
-            "micro_batch_size": 2,
             "learning_rate": 1e-2,
             "save_steps": 2,
         },

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from orpo_pipeline.data.dialects import find_dialect
+from orpo_pipeline.data.reading.detection import unknown_row
+from schemas.pairs import Defect, Origin, Pair
+
 USER = {"role": "user", "content": "Why is the sky blue?"}
 GOOD = {"role": "assistant", "content": "Air scatters blue light most."}
 BAD = {"role": "assistant", "content": "It mirrors the sea."}
@@ -81,3 +85,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "status": "completed",
     },
 }
+
+
+def parse_pair(row: dict[str, Any], origin: Origin) -> Pair | Defect:
+    """The row read as a file is that holds nothing else."""
+    dialect = find_dialect(row)
+    return dialect.parse(row, origin) if dialect else unknown_row(row, str)

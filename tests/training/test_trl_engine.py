@@ -15,18 +15,25 @@ from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.loss import log_odds, odds_ratio_loss
 from orpo_pipeline.training.qlora import attach_new_adapter, load_base
-from orpo_pipeline.training.trl_engine import (
-    check_finite,
-    train_with_trl,
-    trainer_arguments,
-    trl_dataset,
-)
+from orpo_pipeline.training.trainer_setup import check_finite
+from orpo_pipeline.training.trl_engine import train_with_trl, trainer_arguments, trl_dataset
 from schemas.errors import PipelineError
 from schemas.jobs import TrainJob
 from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
 Points = list[tuple[int, int, dict[str, float]]]
+
+
+@pytest.fixture
+def train_job(train_job: MakeJob) -> MakeJob:
+    """Jobs of this engine, two pairs a forward pass."""
+
+    def make(*home: str, training: dict[str, Any] | None = None, **sections: Any) -> TrainJob:
+        asked = {"engine": "trl", "micro_batch_size": 2, **(training or {})}
+        return train_job(*home, training=asked, **sections)
+
+    return make
 
 
 def build_model(job: TrainJob, moved: bool = False) -> Any:

@@ -21,7 +21,6 @@ from orpo_pipeline.data.dialects.trl import (
     ULTRAFEEDBACK,
 )
 from schemas.errors import UserError
-from schemas.pairs import Defect, DefectCode, Origin, Pair
 
 __all__ = [
     "DIALECTS",
@@ -29,7 +28,6 @@ __all__ = [
     "dialect_named",
     "find_dialect",
     "mapped_dialect",
-    "parse_pair",
 ]
 
 # Names that only one form has come first; TRL's, which many forms extend, come after those.
@@ -66,16 +64,4 @@ def dialect_named(name: str) -> Dialect:
         f"There is no dialect {name!r}.",
         f"one of {', '.join(dialect.name for dialect in DIALECTS)}.",
         "Correct data.dialect, or leave it out: each file's rows then show its dialect.",
-    )
-
-
-def parse_pair(row: Row, origin: Origin) -> Pair | Defect:
-    """The row as a pair of whatever dialect it fits, or why it is none."""
-    dialect = find_dialect(row)
-    if dialect is not None:
-        return dialect.parse(row, origin)
-    missing = [field for field in ("chosen", "rejected") if row.get(field) is None]
-    return Defect(
-        DefectCode.MISSING_FIELD,
-        f"no {' and no '.join(missing)}" if missing else "no columns of a known dialect",
     )

@@ -27,7 +27,7 @@ HUB_PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
 NO_ROWS = re.compile(
     r"(dataset_infos?|dataset_dict|state)\.json|cache-[0-9a-f].*\.arrow|.*\.report\.json"
 )
-HELD_OUT = re.compile(r"(test|eval|evaluation|val|valid|validation|dev)(_\w+)?([.-]|$)")
+TEST_SET = re.compile(r"(test|eval|evaluation|val|valid|validation|dev)(_\w+)?([.-]|$)")
 HUB_FOLDERS = ("datasets--", "models--")
 MAGIC = re.compile(r"[*?[]")
 MOST_FILES = 100_000  # of a glob; links that lead upwards make it find files without end
@@ -191,7 +191,7 @@ def _belongs_to(file: SourceFile, split: str) -> bool:
 def _has_held_out(files: list[SourceFile]) -> bool:
     """Whether one of several files is named as a test set, which must not be trained on."""
     paths = [PurePosixPath(file.name) for file in files] if len(files) > 1 else []
-    return any(HELD_OUT.match(path.name) or HELD_OUT.match(path.parent.name) for path in paths)
+    return any(TEST_SET.match(path.name) or TEST_SET.match(path.parent.name) for path in paths)
 
 
 def _require_content(files: Iterable[SourceFile]) -> None:

@@ -22,8 +22,8 @@ from orpo_pipeline.data.reading.record_batches import (
     rows_of_run,
 )
 from orpo_pipeline.data.reading.streams import (
+    LONGEST_BROKEN,
     LONGEST_ROW,
-    LONGEST_SHOWN,
     TOO_LONG,
     TOO_MANY_FIELDS,
     array_lines,
@@ -42,7 +42,7 @@ BLOCK_BYTES = 8 * 2**20  # the row that reaches this is the block's last
 DEEPEST = 100  # levels of lists and objects; Python's own limit depends on who calls
 HEAD_BYTES = 4096
 ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
-MARKS = {
+MARKED = {
     TOO_LONG: f"the line has more than {LONGEST_ROW:,} bytes",
     TOO_MANY_FIELDS: "the row has more fields than the header",
 }
@@ -125,12 +125,6 @@ def require_unchanged(file: SourceFile, sha256: str) -> None:
             "a file that nothing writes to during preparation.",
             "Start again when it is written to its end.",
         )
-
-
-def read_rows(file: SourceFile) -> Iterator[RawRow]:
-    """Every row of a file, in order. Raises UserError when the file cannot be read."""
-    for block in read_blocks(file):
-        yield from block_rows(block)
 
 
 def _digest(kind: Kind, content: bytes, numbers: Numbers) -> str:
@@ -243,11 +237,11 @@ def _parse_lines(content: bytes) -> Iterator[tuple[dict[str, Any] | Defect, str]
             reason = _explanation(error)
         if not reason:
             yield value, ""
-        elif mark := MARKS.get(line[: len(TOO_LONG)]):
+        elif mark := MARKED.get(line[: len(TOO_LONG)]):
             shown = line[len(TOO_LONG) :].decode("utf-8", "replace")
             yield Defect(DefectCode.BROKEN_ROW, mark), shown
         else:
-            yield Defect(DefectCode.BROKEN_ROW, reason), text[:LONGEST_SHOWN]
+            yield Defect(DefectCode.BROKEN_ROW, reason), text[:LONGEST_BROKEN]
 
 
 class RepeatedKey(ValueError):

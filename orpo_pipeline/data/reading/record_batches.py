@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orpo_pipeline.data.reading.streams import LONGEST_ROW, LONGEST_SHOWN, require_unique
+from orpo_pipeline.data.reading.streams import LONGEST_BROKEN, LONGEST_ROW, require_unique
 from schemas.pairs import Defect, DefectCode
 
 BATCH_ROWS = 128  # decoded at once; a column that repeats one long text decodes to much
@@ -149,5 +149,5 @@ def _row(batch: pa.RecordBatch) -> tuple[dict[str, Any] | Defect, str]:
     if batch.nbytes > LONGEST_ROW:
         reason = f"the row has more than {LONGEST_ROW:,} bytes"
     if reason:
-        return Defect(DefectCode.BROKEN_ROW, reason), str(row)[:LONGEST_SHOWN]
+        return Defect(DefectCode.BROKEN_ROW, reason), str(row)[:LONGEST_BROKEN]
     return row, ""

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 CHUNK_BYTES = 2**18
 LONGEST_ROW = 16 * 2**20  # bytes (characters of a JSON array's item); longer is no preference pair
-LONGEST_SHOWN = 10_000  # bytes or characters of an unreadable row that are kept to show it
+LONGEST_BROKEN = 10_000  # bytes or characters that are kept of an unreadable row
 MAX_EXPANSION = 200  # times its size; real text packs 3 to 30 times
 FREE_EXPANSION = 2**30  # bytes to which any file may unpack
 BOM = b"\xef\xbb\xbf"
@@ -100,7 +100,7 @@ def _line_runs(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _join_line(parts: list[bytes], length: int, rest: bytes) -> bytes:
     if length + len(rest.removesuffix(b"\n")) <= LONGEST_ROW:
         return b"".join((*parts, rest))
-    begin = b"".join((*parts, rest))[:LONGEST_SHOWN].removesuffix(b"\n")
+    begin = b"".join((*parts, rest))[:LONGEST_BROKEN].removesuffix(b"\n")
     return TOO_LONG + begin + b"\n"
 
 
@@ -250,7 +250,7 @@ class _CsvLines:
 
 def _csv_row(header: list[str], row: list[str]) -> bytes:
     if len(row) > len(header):
-        return TOO_MANY_FIELDS + json.dumps(row)[:LONGEST_SHOWN].encode()
+        return TOO_MANY_FIELDS + json.dumps(row)[:LONGEST_BROKEN].encode()
     fields: dict[str, Any] = dict.fromkeys(header)
     fields.update(zip(header, row, strict=False))
     return json.dumps(fields, ensure_ascii=False).encode()

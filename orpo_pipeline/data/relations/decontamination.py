@@ -33,13 +33,10 @@ class Benchmarks:
     first_bits: NDArray[np.bool_]
     """Whether any run begins with these bits: spares most searches."""
 
-    def overlap(self, text: str) -> str | None:
-        """The beginning of a benchmark prompt that shares 13 words in a row with the text, or is
-        the whole text; else None."""
-        return self.overlaps([text])[0]
-
     def overlaps(self, texts: Sequence[str]) -> list[str | None]:
-        """`overlap` of each text; many at once are ten times as fast as one by one."""
+        """For each text the beginning of a benchmark prompt that shares 13 words in a row with
+        it, or is the whole text; else None. Many at once are ten times as fast as one by one.
+        """
         found: list[str | None] = []
         for at in range(0, len(texts), BLOCK):
             found += self._overlaps(texts[at : at + BLOCK])

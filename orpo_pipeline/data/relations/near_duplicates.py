@@ -17,8 +17,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from rensa import RMinHash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from orpo_pipeline.data.identity import folded
 from orpo_pipeline.data.relations.words import (
@@ -77,24 +75,6 @@ def row_signatures(
     return _stacked(parts)
 
 
-def jaccard(first: str, second: str) -> float:
-    """Shared shingles over all shingles of two texts; 1.0 for texts that say the same."""
-    one, two = _shingle_sets([first, second])
-    return _similarity(one, two)
-
-
-def candidate_pairs(bands: Hashes, order: Indices) -> Indices:
-    """Pairs (m, 2) of items that share a band: each with the first, by `order`, of its bucket.
-
-    A bucket of k items gives k - 1 pairs. Sorted, each once. `bands` is read column by column and
-    may lie on disk.
-    """
-    found = np.empty(0, dtype=np.uint64)
-    for star in _stars(bands, order, [None] * bands.shape[1]):
-        found = np.union1d(found, _codes(star))
-    return _pairs(found)
-
-
 def verify(pairs: Indices, texts_of: TextsOf, threshold: float) -> NDArray[np.bool_]:
     """Whether the texts of each pair (m, 2) have a Jaccard similarity of at least `threshold`."""
     verdicts = np.zeros(len(pairs), dtype=np.bool_)
@@ -111,6 +91,10 @@ def verify(pairs: Indices, texts_of: TextsOf, threshold: float) -> NDArray[np.bo
 
 def groups(n: int, edges: Indices) -> Indices:
     """For each of n items the smallest index in its connected component; edges (m, 2)."""
+    # A third of a second that processes which only sketch texts need not spend.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(edges), dtype=np.bool_)
     graph = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(n, n))
     _, labels = connected_components(graph, directed=False)

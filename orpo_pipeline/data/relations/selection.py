@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from orpo_pipeline.data.block_store import INDEX, StoredBlock
-from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_shard_rows
+from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_column, read_few_rows
 from orpo_pipeline.data.relations.contradictions import contradiction_reasons
 from orpo_pipeline.data.relations.near_duplicates import (
     BANDS,
@@ -27,7 +27,9 @@ from orpo_pipeline.data.relations.splits import (
     held_out,
     leaking_reasons,
 )
+from orpo_pipeline.data.relations.verdicts import Verdicts
 from orpo_pipeline.data.relations.words import Hashes, Indices
+from orpo_pipeline.stages import code_version, fingerprint
 from schemas.config import DataConfig
 from schemas.pairs import DefectCode
 
@@ -44,16 +46,24 @@ def load_rows(blocks: Sequence[StoredBlock]) -> pl.DataFrame:
     Columns: those of NARROW, shard and position (where the row is stored), origin_file, origin_row,
     and split (the side its file names).
     """
-    return pl.concat(
-        pl.read_parquet(block.folder / INDEX, columns=list(NARROW)).select(
-            pl.lit(number, pl.UInt32).alias("shard"),
-            pl.int_range(pl.len(), dtype=pl.UInt32).alias("position"),
-            pl.lit(block.file).alias("origin_file"),
-            (pl.col("number").cast(pl.Int64) + block.first_row).alias("origin_row"),
-            pl.lit(block.split).alias("split"),
-            pl.exclude("number"),
-        )
-        for number, block in enumerate(blocks)
+    counts = np.array([block.rows for block in blocks])
+    shard = np.repeat(np.arange(len(blocks), dtype=np.uint32), counts)
+    of_block = pl.DataFrame(
+        {
+            "file": [block.file for block in blocks],
+            "split": [block.split for block in blocks],
+            "before": pl.Series([block.first_row for block in blocks], dtype=pl.Int64),
+        }
+    )[shard]
+    starts = (np.cumsum(counts) - counts)[shard]
+    rows = pl.read_parquet([block.folder / INDEX for block in blocks], columns=list(NARROW))
+    return rows.select(
+        pl.Series("shard", shard),
+        pl.Series("position", np.arange(rows.height) - starts, dtype=pl.UInt32),
+        of_block["file"].alias("origin_file"),
+        (pl.col("number").cast(pl.Int64) + of_block["before"]).alias("origin_row"),
+        of_block["split"],
+        pl.exclude("number"),
     )
 
 
@@ -61,11 +71,16 @@ class Selection:
     """Rows on their way through the rules; each rule takes some out, with a reason."""
 
     def __init__(
-        self, rows: pl.DataFrame, blocks: Sequence[StoredBlock], config: DataConfig
+        self,
+        rows: pl.DataFrame,
+        blocks: Sequence[StoredBlock],
+        config: DataConfig,
+        verdicts: Verdicts,
     ) -> None:
         """`rows` as `load_rows` gives them."""
         self._blocks = blocks
         self._config = config
+        self._verdicts = verdicts
         if config.eval_split is None:
             rows = rows.with_columns(split=_sides(rows["prompt_id"], config.eval_fraction))
         self.rows = rows.with_columns(
@@ -129,9 +144,8 @@ class Selection:
         live = self._live()
         order = _ranks(live["row_id"])
         # The sides' numbers keep an evaluation row from standing for a training row.
-        labels = near_equal_groups(
-            self._bands(live, "pair_bands"), order, lambda pairs: self._same_rows(live, pairs)
-        )
+        judge = self._verdicts.remembering(partial(self._same_rows, live), live["row_id"])
+        labels = near_equal_groups(self._bands(live, "pair_bands"), order, judge)
         sides = (live["split"] == EVAL).to_numpy()
         return near_duplicate_reasons(keepers(labels * 2 + sides, order), live["row_id"])
 
@@ -153,15 +167,11 @@ class Selection:
         """Number the groups of equal and near-equal prompts of the live rows."""
         live = self._live()
         prompts = live.unique("prompt_id", keep="first").sort("prompt_id")
-        labels = near_equal_groups(
-            self._bands(prompts, "prompt_bands"),
-            np.arange(prompts.height),
-            lambda pairs: verify(
-                pairs,
-                partial(self._texts, prompts, side="prompt"),
-                self._config.near_duplicates,
-            ),
-        )
+        texts_of = partial(self._texts, prompts, side="prompt")
+        same = partial(verify, texts_of=texts_of, threshold=self._config.near_duplicates)
+        judge = self._verdicts.remembering(same, prompts["prompt_id"])
+        bands = self._bands(prompts, "prompt_bands")
+        labels = near_equal_groups(bands, np.arange(prompts.height), judge)
         numbered = prompts.select("prompt_id", group=pl.Series(labels.astype(np.uint32)))
         self.rows = self.rows.drop("group").join(
             numbered, on="prompt_id", how="left", maintain_order="left"
@@ -169,24 +179,17 @@ class Selection:
 
     def _bands(self, some: pl.DataFrame, column: str) -> Hashes:
         """Band hashes (n, BANDS) of rows, read from their shards."""
-        bands = np.empty((some.height, BANDS), dtype=np.uint64)
-        places = some.select("shard", "position").with_row_index("item")
-        for (number,), part in places.group_by("shard"):
-            block = self._blocks[int(str(number))]
-            stored = pl.read_parquet(block.folder / INDEX, columns=[column])[column]
-            joined = b"".join(stored.gather(part["position"]))
-            found = np.frombuffer(joined, dtype="<u8").reshape(-1, BANDS)
-            bands[part["item"].to_numpy()] = found
-        return bands
+        joined = b"".join(read_column(self._blocks, INDEX, column, some))
+        return np.frombuffer(joined, dtype="<u8").reshape(-1, BANDS)
 
     def _texts(self, some: pl.DataFrame, items: Indices, side: str) -> list[str]:
         """One side's texts of rows: the contents of all its turns, line by line."""
         places = some[items].select("shard", "position").with_row_index("item")
         content = pl.col(side).list.eval(pl.element().struct.field("content")).list.join("\n")
         parts = [
-            read_shard_rows(
-                self._blocks[int(str(number))].folder, part["position"], (side,)
-            ).select(item=part["item"], text=content)
+            read_few_rows(self._blocks[int(str(number))].folder, part["position"], (side,)).select(
+                item=part["item"], text=content
+            )
             for (number,), part in places.group_by("shard")
         ]
         if not parts:
@@ -206,3 +209,8 @@ def _sides(prompt_ids: pl.Series, fraction: float) -> pl.Series:
 
 def _ranks(ids: pl.Series) -> Indices:
     return (ids.rank("ordinal").to_numpy() - 1).astype(np.int64)
+
+
+def comparison_settings(config: DataConfig) -> str:
+    """Names what decides, besides their texts, whether two rows are near-equal."""
+    return fingerprint({"threshold": config.near_duplicates, "code": code_version(__name__)})

@@ -12,19 +12,13 @@ EVALUATED = "the evaluation split holds this prompt or a nearly equal one"
 HELD_OUT_BEFORE = "an earlier evaluation split held out this prompt or a nearly equal one"
 
 
-def is_held_out(prompt_id: str, fraction: float) -> bool:
-    """Whether a prompt belongs to the evaluation split.
-
-    A salted hash of the prompt, read as a number in [0, 1), is compared with `fraction`: equal
-    prompts land on the same side whatever else the data holds, in expectation `fraction` of them
-    in evaluation.
-    """
-    digest = hashlib.sha256(f"{SALT}\n{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
-
-
 def held_out(prompt_ids: pl.Series, fraction: float) -> pl.Series:
-    """`is_held_out` for each of many prompt ids, `fraction` below 1; about 1 s for a million."""
+    """Whether each prompt belongs to the evaluation split; about 1 s for a million.
+
+    A salted hash of the prompt id, read as a number in [0, 1), is compared with `fraction`, which
+    is below 1: equal prompts land on the same side whatever else the data holds, in expectation
+    `fraction` of them in evaluation.
+    """
     salted = hashlib.sha256(f"{SALT}\n".encode())
     beginnings = bytearray()
     for prompt_id in prompt_ids:

@@ -6,7 +6,6 @@ import polars as pl
 from schemas.data_report import Bias, Interval
 
 LENGTH = "length"
-FORMAT_MARKS = ("lists", "headings", "code", "bold")
 RESAMPLES = 2000
 SEED = 20240312  # any; fixed, so that the same pairs give the same interval
 DRAWN_AT_ONCE = 4_000_000  # weights held in memory, 8 bytes each

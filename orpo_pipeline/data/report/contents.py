@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from orpo_pipeline.data.report.bias import FORMAT_MARKS, LENGTH, measure_bias
+from orpo_pipeline.data.report.bias import LENGTH, measure_bias
 from orpo_pipeline.data.report.examples import cut, first_examples
 from schemas.data_report import (
     Bias,
@@ -17,6 +17,7 @@ from schemas.data_report import (
     Histogram,
     SourceSummary,
 )
+from schemas.frames import FORMAT_MARKS
 from schemas.pairs import DefectCode, Severity
 
 REMOVING = (Severity.DROP, Severity.QUARANTINE)

@@ -177,7 +177,7 @@ DEFECT_WORDS: dict[DefectCode, DefectWords] = {
     DefectCode.NEAR_DUPLICATE: DefectWords(
         "Repetition",
         "Nearly the same as another row",
-        "Prompt and answers share almost all of their words with a row that is kept.",
+        "Prompt and answers share almost all of their words with another row, which stands for it.",
     ),
     DefectCode.CONTRADICTION: DefectWords(
         "Repetition",
@@ -202,6 +202,6 @@ DEFECT_WORDS: dict[DefectCode, DefectWords] = {
     DefectCode.BENCHMARK_PROMPT: DefectWords(
         "Leakage",
         "Benchmark prompt",
-        "The prompt shares a long run of words with one of the benchmark prompts that were given.",
+        "The row shares a long run of words with one of the benchmark prompts that were given.",
     ),
 }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orpo_pipeline.data.reading.streams import LONGEST_SHOWN as LONGEST_READ
+from orpo_pipeline.data.reading.streams import LONGEST_BROKEN
 from orpo_pipeline.data.rules.personal import redact_personal_data
 from orpo_pipeline.data.rules.secrets import redact_secrets
 from schemas.config import DataConfig
@@ -27,7 +27,7 @@ class Redaction:
     def beginning(self, text: str) -> str:
         """The same of an unreadable row, of which only the beginning may have been read."""
         # A few bytes less than the limit: a line's end or half a character may have gone.
-        cut = len(text.encode("utf-8", "replace")) > LONGEST_READ - 8
+        cut = len(text.encode("utf-8", "replace")) > LONGEST_BROKEN - 8
         found = self.text(text)
         return found[:-CUT_EDGE] if cut and self._redact else found
 

@@ -103,13 +103,19 @@ def _tokenizer_class(folder: Path) -> Any:
 
 def _load_tokenizer(folder: Path) -> Any:
     try:
-        return _tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
+        tokenizer = _tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"The model folder {folder} has no usable tokenizer: {error}",
             "a tokenizer that transformers can load without running code of the model's.",
             f"Put the model's tokenizer files there ({', '.join(TOKENIZER_FILES)}).",
         ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # What encoding sets anyway; so a tokenizer that has encoded is saved as one that has not.
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer
 
 
 def _without_clock(template: str | None) -> str | None:

@@ -93,14 +93,12 @@ class WordTable:
         """The characters that are encoded by table as they are by the tokenizer, everywhere."""
         assert self._words is not None
         self._eligible = re.compile("(?s:.)*")
-        texts = [context.replace("{}", c) for c in CANDIDATES for context in CONTEXTS]
-        size = len(CONTEXTS)
+        texts = ["".join(CONTEXTS).replace("{}", character) for character in CANDIDATES]
         ours, theirs = self.encode(texts), self._encode_whole(texts)
         return [
             character
-            for number, character in enumerate(CANDIDATES)
-            if ours[number * size : (number + 1) * size]
-            == theirs[number * size : (number + 1) * size]
+            for character, own, whole in zip(CANDIDATES, ours, theirs, strict=True)
+            if own == whole
         ]
 
     def _cut(self, text: str) -> list[str]:

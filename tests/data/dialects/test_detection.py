@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dialect_rows import ASKED, BAD, EXAMPLES, GOOD, SAID, SYSTEM, USER, WRONG
+from dialect_rows import ASKED, BAD, EXAMPLES, GOOD, SAID, SYSTEM, USER, WRONG, parse_pair
 
 from orpo_pipeline.data.dialects import (
     DIALECTS,
     dialect_named,
     find_dialect,
     mapped_dialect,
-    parse_pair,
 )
+from orpo_pipeline.data.dialects.messages import UNSUPPORTED_COLUMNS
 from schemas.errors import UserError
 from schemas.pairs import Defect, DefectCode, Message, Origin, Pair
 
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")
 ORIGIN = Origin("pairs.jsonl", 7)
 PROMPT = (Message("user", ASKED),)
 CHOSEN = (Message("assistant", SAID),)
@@ -116,12 +117,13 @@ def test_ultrafeedback_cleaned_is_ultrafeedback() -> None:
 
 
 def test_a_row_of_no_dialect_says_so() -> None:
-    assert parse_pair({"prompt": ASKED, "rejected": WRONG}, ORIGIN) == Defect(
-        DefectCode.MISSING_FIELD, "no chosen"
-    )
-    assert parse_pair({"chosen": SAID, "rejected": WRONG}, ORIGIN) == Defect(
-        DefectCode.MISSING_FIELD, "no columns of a known dialect"
-    )
+    for keys, row in (
+        ("prompt, rejected", {"prompt": ASKED, "rejected": WRONG}),
+        ("chosen, rejected", {"chosen": SAID, "rejected": WRONG}),
+        ("none", {}),
+    ):
+        advice = f"no known dialect has these fields: {keys}; name the columns with data.columns"
+        assert parse_pair(row, ORIGIN) == Defect(DefectCode.MISSING_FIELD, advice)
 
 
 def test_an_unknown_name_is_answered_with_all_names() -> None:
@@ -163,9 +165,9 @@ def test_columns_are_mapped() -> None:
 def test_columns_that_are_not_mapped_are_not_read() -> None:
     row = {"q": ASKED, "good": SAID, "bad": WRONG, "score_chosen": True, "score_rejected": 1}
     assert mapped_dialect(COLUMNS).parse(row, ORIGIN) == Pair(PROMPT, CHOSEN, REJECTED, ORIGIN)
-    refused = mapped_dialect(COLUMNS).parse({**row, "tools": [{"name": "search"}]}, ORIGIN)
-    assert isinstance(refused, Defect)
-    assert refused.code is DefectCode.UNSUPPORTED_CONTENT
+    assert mapped_dialect(COLUMNS).parse({**row, "tools": []}, ORIGIN) == Pair(
+        PROMPT, CHOSEN, REJECTED, ORIGIN
+    )
 
 
 @pytest.mark.parametrize("name", ["hh_rlhf", "trl_implicit"])
@@ -191,9 +193,17 @@ def test_a_mapping_that_cannot_be_meant_is_refused(columns: dict[str, str], said
     assert said in caught.value.found
 
 
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED_COLUMNS))
+def test_the_page_names_the_columns_that_are_refused_unnamed(name: str) -> None:
+    row = {"q": ASKED, "good": SAID, "bad": WRONG, name: ["something"]}
+    refused = mapped_dialect(COLUMNS).parse(row, ORIGIN)
+    assert isinstance(refused, Defect)
+    assert refused.code is DefectCode.UNSUPPORTED_CONTENT
+    assert f"`{name}`" in PAGE.partition("Columns that are not named")[2].partition("##")[0]
+
+
 def test_the_documented_examples_are_of_the_dialects_they_stand_for() -> None:
-    page = Path(__file__).parents[3] / "docs" / "formats.md"
-    rows = re.findall(r"^\| `([\w.]+)` \|.*?\| `(\{.*?\})` \|", page.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \|.*?\| `(\{.*?\})` \|", PAGE, re.MULTILINE)
     assert [name for name, _ in rows] == [dialect.name for dialect in DIALECTS]
     for name, example in rows:
         row = json.loads(example)

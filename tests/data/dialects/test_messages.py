@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from dialect_rows import ASKED, BAD, EXAMPLES, GOOD, SAID, SYSTEM, USER, WRONG
+from dialect_rows import ASKED, BAD, EXAMPLES, GOOD, SAID, SYSTEM, USER, WRONG, parse_pair
 
-from orpo_pipeline.data.dialects import dialect_named, parse_pair
+from orpo_pipeline.data.dialects import dialect_named
 from orpo_pipeline.data.dialects.messages import ROLES, TOOL_ROLES
 from schemas.pairs import Defect, DefectCode, Message, Origin, Pair
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from dialect_rows import EXAMPLES
+from dialect_rows import EXAMPLES, parse_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from orpo_pipeline.data.dialects import (
     dialect_named,
     find_dialect,
     mapped_dialect,
-    parse_pair,
 )
 from schemas.pairs import Conversation, Defect, Message, Origin, Pair
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from dialect_rows import ASKED, BAD, GOOD, SAID, SYSTEM, TURNS, USER, WRONG
+from dialect_rows import ASKED, BAD, GOOD, SAID, SYSTEM, TURNS, USER, WRONG, parse_pair
 
-from orpo_pipeline.data.dialects import dialect_named, parse_pair
+from orpo_pipeline.data.dialects import dialect_named
 from schemas.pairs import Conversation, Defect, DefectCode, Message, Origin, Pair
 
 ORIGIN = Origin("pairs.jsonl", 7)

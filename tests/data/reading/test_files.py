@@ -11,11 +11,10 @@ from typing import Any
 import datasets
 import polars as pl
 import pytest
-from rows import pair_row, write_rows
+from rows import pair_row, read_rows, write_rows
 
 from orpo_pipeline.data.reading import files
 from orpo_pipeline.data.reading.files import SourceFile, find_files
-from orpo_pipeline.data.reading.readers import read_rows
 from schemas.config import DataConfig
 from schemas.errors import UserError
 

@@ -19,7 +19,7 @@ from rows import pair_row, write_rows
 from orpo_pipeline.data.reading import readers, record_batches, streams
 from orpo_pipeline.data.reading.files import SourceFile
 from orpo_pipeline.data.reading.readers import DEEPEST, Block, RawRow, block_rows, read_blocks
-from orpo_pipeline.data.reading.streams import LONGEST_ROW, LONGEST_SHOWN, array_lines
+from orpo_pipeline.data.reading.streams import LONGEST_BROKEN, LONGEST_ROW, array_lines
 from schemas.errors import UserError
 from schemas.pairs import Defect, DefectCode
 
@@ -116,7 +116,7 @@ def test_nesting(depth: int, tmp_path: Path) -> None:
         assert isinstance(row.value, dict)
     else:
         assert reason(row) == f"nested deeper than {DEEPEST} levels"
-        assert len(row.text) <= LONGEST_SHOWN
+        assert len(row.text) <= LONGEST_BROKEN
     # Many brackets are no depth.
     assert read_line('{"a": "' + "[{" * depth + '"}', tmp_path).value == {"a": "[{" * depth}
 
@@ -140,12 +140,12 @@ def test_a_line_of_50_mb_is_not_kept(tmp_path: Path) -> None:
     (block,) = blocks_of(path)
     assert tracemalloc.get_traced_memory()[1] < 3 * LONGEST_ROW
     tracemalloc.stop()
-    assert len(block.content) < 2 * LONGEST_SHOWN
+    assert len(block.content) < 2 * LONGEST_BROKEN
     rows = list(block_rows(block))
     assert [row.origin.row for row in rows] == [1, 2, 3]
     assert rows[0].value == rows[2].value == {}
     assert reason(rows[1]) == f"the line has more than {LONGEST_ROW:,} bytes"
-    assert rows[1].text == '{"a": "' + "x" * (LONGEST_SHOWN - 7)
+    assert rows[1].text == '{"a": "' + "x" * (LONGEST_BROKEN - 7)
 
 
 def test_a_line_just_over_the_limit_is_broken_and_one_just_within_is_not(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orpo_pipeline.data.relations import decontamination
-from orpo_pipeline.data.relations.decontamination import RUN, index_benchmarks, read_benchmarks
+from orpo_pipeline.data.relations.decontamination import (
+    RUN,
+    Benchmarks,
+    index_benchmarks,
+    read_benchmarks,
+)
 from orpo_pipeline.data.relations.words import words_of
 from schemas.errors import UserError
 
@@ -18,22 +23,27 @@ WORDS = LONG.rstrip(".").split()
 BENCHMARKS = index_benchmarks([SHORT, LONG])
 
 
+def overlap(benchmarks: Benchmarks, text: str) -> str | None:
+    (found,) = benchmarks.overlaps([text])
+    return found
+
+
 def test_thirteen_words_in_a_row_are_found() -> None:
     run = " ".join(WORDS[2:15])
-    assert BENCHMARKS.overlap(f"Well: {run.upper()} -- how many?") == f"{LONG[:57]}..."
-    assert BENCHMARKS.overlap(LONG) == f"{LONG[:57]}..."
+    assert overlap(BENCHMARKS, f"Well: {run.upper()} -- how many?") == f"{LONG[:57]}..."
+    assert overlap(BENCHMARKS, LONG) == f"{LONG[:57]}..."
 
 
 def test_twelve_words_are_not() -> None:
-    assert BENCHMARKS.overlap(" ".join(WORDS[2:14]) + " instead") is None
+    assert overlap(BENCHMARKS, " ".join(WORDS[2:14]) + " instead") is None
     broken = [*WORDS[:12], "not", *WORDS[12:]]
-    assert BENCHMARKS.overlap(" ".join(broken[:13] + broken[14:20])) is None
+    assert overlap(BENCHMARKS, " ".join(broken[:13] + broken[14:20])) is None
 
 
 def test_a_short_prompt_is_found_only_as_the_whole_text() -> None:
-    assert BENCHMARKS.overlap("  what is the CAPITAL of\nFrance?") == SHORT
-    assert BENCHMARKS.overlap(f"{SHORT} Answer briefly.") is None
-    assert BENCHMARKS.overlap("What is the capital of France") is None
+    assert overlap(BENCHMARKS, "  what is the CAPITAL of\nFrance?") == SHORT
+    assert overlap(BENCHMARKS, f"{SHORT} Answer briefly.") is None
+    assert overlap(BENCHMARKS, "What is the capital of France") is None
 
 
 def test_a_run_may_not_span_two_texts() -> None:
@@ -43,22 +53,22 @@ def test_a_run_may_not_span_two_texts() -> None:
 
 def test_a_prompt_of_exactly_thirteen_words_is_a_run() -> None:
     prompt = " ".join(WORDS[:13])
-    assert index_benchmarks([prompt]).overlap(f"x {prompt} y") is not None
+    assert overlap(index_benchmarks([prompt]), f"x {prompt} y") is not None
     shorter = " ".join(WORDS[:12])
-    assert index_benchmarks([shorter]).overlap(f"x {shorter} y") is None
+    assert overlap(index_benchmarks([shorter]), f"x {shorter} y") is None
 
 
 def test_the_first_of_two_prompts_with_a_run_is_named() -> None:
     prompts = [f"{name} asks: {' '.join(WORDS[:14])}" for name in ("Ann", "Ben")]
-    assert str(index_benchmarks(prompts).overlap(" ".join(WORDS[:14]))).startswith("Ann asks")
+    assert str(overlap(index_benchmarks(prompts), " ".join(WORDS[:14]))).startswith("Ann asks")
 
 
 def test_equal_hashes_of_other_words_are_no_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decontamination, "mixed", lambda hashes: hashes * 0)
     benchmarks = index_benchmarks([LONG])
     other = " ".join(f"word{number}" for number in range(20))
-    assert benchmarks.overlap(other) is None
-    assert benchmarks.overlap(LONG) is not None
+    assert overlap(benchmarks, other) is None
+    assert overlap(benchmarks, LONG) is not None
 
 
 def plain(prompts: list[str], text: str) -> bool:

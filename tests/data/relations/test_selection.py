@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -9,7 +10,9 @@ from prepared import GOOD, answer, check_account, frame, kept, prompts, quaranti
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.identity import prompt_id
-from orpo_pipeline.data.relations.splits import is_held_out
+from orpo_pipeline.data.relations import selection, splits
+from orpo_pipeline.data.relations.near_duplicates import verify
+from orpo_pipeline.data.relations.words import Indices
 from schemas.pairs import Message, Origin, Pair
 from schemas.results import PreparedData
 
@@ -19,7 +22,7 @@ LONG = "Tell me a long story of a cat and a dog who meet a bird in the tall old 
 
 def held_out(text: str, fraction: float = 0.3) -> bool:
     pair = Pair((Message("user", text),), (), (), Origin("f", 1))
-    return is_held_out(prompt_id(pair), fraction)
+    return bool(splits.held_out(pl.Series([prompt_id(pair)]), fraction)[0])
 
 
 def texts(marks: str, side: bool) -> list[str]:
@@ -199,3 +202,25 @@ def test_a_row_on_both_sides_is_evaluated_on(prepare_rows: Prepare, tmp_path: Pa
     assert prepared.quarantined == {"eval_prompt_in_train": 5}
     ids = [frame(prepared, split)["row_id"] for split in ("train", "eval")]
     assert pl.concat(ids).is_unique().all()
+
+
+def test_pairs_that_were_compared_once_are_not_read_again(
+    prepare_rows: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def counted(pairs: Indices, *given: Any, **named: Any) -> Any:
+        asked.append(len(pairs))
+        return verify(pairs, *given, **named)
+
+    monkeypatch.setattr(selection, "verify", counted)
+    near = [pair_row(50, prompt=question(LONG), chosen=answer(f"{LONG}{m}")) for m in (".", "!")]
+    other = pair_row(50, prompt=question(f"{LONG}?"), chosen=answer("Something else."))
+    first = prepare_rows([*GOOD, *near, other])
+    assert sum(asked) > 0
+    asked.clear()
+    again = prepare_rows([*GOOD, *near, other], max_pairs_per_prompt=7)
+    assert sum(asked) == 0
+    assert again.quarantined == first.quarantined
+    prepare_rows([*GOOD, *near, other, {**other, "chosen": answer("Something else!")}])
+    assert sum(asked) > 0

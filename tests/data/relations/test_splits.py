@@ -2,56 +2,60 @@
 
 import hashlib
 import math
+from fractions import Fraction
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_pipeline.data.relations.splits import (
-    EVALUATED,
-    held_out,
-    is_held_out,
-    leaking_reasons,
-)
+from orpo_pipeline.data.relations.splits import EVALUATED, held_out, leaking_reasons
 
 PROMPTS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]
 
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=20)
 
 
+def hashed(prompt_id: str) -> int:
+    """64 bits of the salted hash."""
+    digest = hashlib.sha256(f"orpo-pipeline split v1\n{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5, 0.9])
 def test_the_share_is_near_the_fraction(fraction: float) -> None:
-    held_out = sum(is_held_out(prompt, fraction) for prompt in PROMPTS)
+    count = held_out(pl.Series(PROMPTS), fraction).sum()
     # Binomial: n = 4,000, so five standard deviations are at most 5 * sqrt(4,000 / 4) = 158.
-    deviations = (held_out - 4000 * fraction) / (4000 * fraction * (1 - fraction)) ** 0.5
+    deviations = (count - 4000 * fraction) / (4000 * fraction * (1 - fraction)) ** 0.5
     assert abs(deviations) < 5
 
 
 def test_the_verdict_never_changes() -> None:
     # Written down once: a change here moves evaluation prompts of existing users into training.
-    assert [n for n in range(40) if is_held_out(PROMPTS[n], 0.1)] == [1, 19, 27, 28, 33, 36]
+    assert held_out(pl.Series(PROMPTS[:40]), 0.1).arg_true().to_list() == [1, 19, 27, 28, 33, 36]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_larger_fraction_only_adds(prompt: str, one: float, other: float) -> None:
     smaller, larger = sorted((one, other))
-    assert is_held_out(prompt, larger) or not is_held_out(prompt, smaller)
+    one_prompt = pl.Series([prompt])
+    assert held_out(one_prompt, larger)[0] or not held_out(one_prompt, smaller)[0]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0, 1, exclude_min=True, exclude_max=True))
-def test_many_at_once_are_as_one_by_one(fraction: float) -> None:
+def test_the_number_of_the_hash_decides(fraction: float) -> None:
     some = PROMPTS[:50]
-    assert held_out(pl.Series(some), fraction).to_list() == [is_held_out(p, fraction) for p in some]
+    numbers = [Fraction(hashed(prompt), 2**64) for prompt in some]
+    assert held_out(pl.Series(some), fraction).to_list() == [n < fraction for n in numbers]
 
 
 def test_the_limit_itself_is_not_held_out() -> None:
-    digest = hashlib.sha256(f"orpo-pipeline split v1\n{PROMPTS[0]}".encode()).digest()
-    at = int.from_bytes(digest[:8], "big") / 2**64  # rounded to a float
+    number = Fraction(hashed(PROMPTS[0]), 2**64)
+    at = float(number)  # rounded
     for fraction in (math.nextafter(at, 0), at, math.nextafter(at, 1)):
-        assert held_out(pl.Series(PROMPTS[:1]), fraction)[0] == is_held_out(PROMPTS[0], fraction)
+        assert held_out(pl.Series(PROMPTS[:1]), fraction)[0] == (number < fraction)
     assert held_out(pl.Series([], dtype=pl.String), 0.5).to_list() == []
 
 

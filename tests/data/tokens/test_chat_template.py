@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from token_pairs import make_pair, tokens_of, turns
+from tokenizers import Tokenizer
 
 from orpo_pipeline.data.tokens.chat_template import (
     ChatFormat,
@@ -288,3 +289,15 @@ def test_a_template_that_asks_for_the_date_always_gets_the_same(
     chat = load_chat_format(mistral_like, str(template))
     rendered = [chat.tokenizer.apply_chat_template([HI], tokenize=False) for _ in range(2)]
     assert rendered == ["26 Jul 2024Hi!</s>"] * 2
+
+
+def test_a_tokenizer_that_cuts_and_pads_is_loaded_without(
+    mistral_like: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(mistral_like, tmp_path / "cutting")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(4)
+    backend.enable_padding()
+    backend.save(str(folder / "tokenizer.json"))
+    loaded = load_chat_format(folder, "zephyr").tokenizer.backend_tokenizer
+    assert (loaded.truncation, loaded.padding) == (None, None)

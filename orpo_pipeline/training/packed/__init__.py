@@ -1,0 +1,1 @@
+"""The packed engine: each prompt computed once, no padding, no kept logits."""

@@ -1,0 +1,141 @@
+"""Attention over packed pairs, for transformers' `AttentionInterface`.
+
+Chosen attends causally to prompt + chosen, rejected to prompt + rejected; no pair sees another.
+transformers makes no mask for an attention that registers none, and passes `layout` through.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from orpo_pipeline.training.packed.batch import Layout
+
+PACKED = "orpo_packed"
+
+
+@contextmanager
+def packed_attention(model: Any, name: str = PACKED) -> Iterator[None]:
+    """The causal language model attends to packed rows inside the `with` block."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED, sdpa_over_pairs)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a layer says about its attention: what transformers passes by these names."""
+
+    layout: Layout
+    scaling: float | None = None
+    """Factor of the scores; None: 1 / sqrt(D)."""
+    dropout: float = 0.0
+    sliding_window: int | None = None
+    """A token sees so many positions, itself included; None: all before it."""
+    softcap: float | None = None
+    """Scores s become softcap * tanh(s / softcap) (Gemma 2)."""
+
+
+OPTIONS = {field.name for field in fields(Options)}
+
+
+def sdpa_over_pairs(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **layer: Any,
+) -> tuple[torch.Tensor, None]:
+    """torch's fused attention, two calls a pair.
+
+    Args:
+        module, attention_mask: not looked at; the interface passes them.
+        query: (1, heads, T, D).
+        key, value: (1, key-value heads, T, D).
+        layer: the fields of `Options`, and others that say nothing here.
+
+    Returns:
+        (1, T, heads, D), and no weights.
+    """
+    options = Options(**{name: given for name, given in layer.items() if name in OPTIONS})
+    # One split, whose gradient is one concatenation: slices would each have one of full size.
+    pieces = options.layout.pieces()
+    queries, keys, values = (tensor.split(pieces, dim=2) for tensor in (query, key, value))
+    outputs = []
+    for number, segment in enumerate(options.layout.segments):
+        first, second = 2 * number, 2 * number + 1
+        outputs.append(_attend(queries[first], keys[first], values[first], options))
+        shared = [
+            torch.cat([side[first][:, :, : segment.prompt], side[second]], dim=2)
+            for side in (keys, values)
+        ]
+        outputs.append(_attend(queries[second], shared[0], shared[1], options))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: Options
+) -> torch.Tensor:
+    """Causal attention whose last query is at the last key. Shapes as of `sdpa_over_pairs`."""
+    queries, keys = query.shape[2], key.shape[2]
+    window = options.sliding_window
+    if window is not None and window >= keys:
+        window = None
+    grouped = query.shape[1] != key.shape[1]
+    if options.softcap is not None:
+        mask = _mask(options.layout, queries, keys, window, query)
+        return _softcapped(query, key, value, mask, options)
+    whole = queries == keys and window is None
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=None if whole else _mask(options.layout, queries, keys, window, query),
+        is_causal=whole,
+        dropout_p=options.dropout,
+        scale=options.scaling,
+        enable_gqa=grouped,
+    )
+
+
+def _mask(
+    layout: Layout, queries: int, keys: int, window: int | None, like: torch.Tensor
+) -> torch.Tensor:
+    """(queries, keys): 0 where a query may look, -inf elsewhere, in the dtype of `like`."""
+    asked = (queries, keys, window)
+    if asked not in layout.masks:
+        at = torch.arange(keys - queries, keys, device=like.device)[:, None]
+        seen = torch.arange(keys, device=like.device)[None, :]
+        hidden = seen > at
+        if window is not None:
+            hidden |= seen <= at - window
+        mask = torch.zeros(queries, keys, device=like.device, dtype=like.dtype)
+        layout.masks[asked] = mask.masked_fill_(hidden, float("-inf"))
+    return layout.masks[asked]
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    options: Options,
+) -> torch.Tensor:
+    """The unfused formula: no fused kernel of torch has the cap."""
+    cap = options.softcap or 0.0
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * scale / cap) + mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, options.dropout) @ value

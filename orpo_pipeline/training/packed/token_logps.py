@@ -1,0 +1,97 @@
+"""Log-probs of target tokens without keeping logits, and their gradients."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+CHUNK_BYTES = 64 * 1024**2
+"""fp32 logits that are alive at a time; twice this while a gradient is made."""
+
+
+def token_logps(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """fp32 log-prob (N,) of each target given the hidden state before it.
+
+    The gradient of a log-prob with respect to its own hidden state does not depend on the loss
+    behind it: d logp / d h = W[target] - sum_v p_v W[v]. So it is made while the logits are there,
+    (N, H), and the backward pass only scales it. Logits cost two matrix products in all, not three
+    as when they are computed again, and never more than a chunk of memory.
+
+    Args:
+        hidden: (N, H) final hidden states.
+        head: (V, H) the output embedding W. Its gradient is computed only when it is trained.
+        targets: (N,) token ids.
+        softcap: logits z become softcap * tanh(z / softcap) (Gemma 2).
+    """
+    return _TokenLogps.apply(hidden, head, targets, softcap)
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        wanted = ctx.needs_input_grad[0]
+        logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        slopes = torch.empty_like(hidden) if wanted else None
+        for part in _chunks(len(targets), len(head)):
+            target = targets[part, None]
+            logits, cap_slope = _logits(hidden[part], head, softcap)
+            all_logps = F.log_softmax(logits, dim=-1)  # (C, V)
+            logps[part] = all_logps.gather(-1, target)[:, 0]
+            if slopes is not None:
+                slopes[part] = _slope_of_logits(all_logps, target, cap_slope).to(head.dtype) @ head
+        ctx.softcap = softcap
+        kept = (hidden, head, targets) if ctx.needs_input_grad[1] else (None, None, None)
+        ctx.save_for_backward(slopes, *kept)
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        (upstream,) = gradients  # (N,)
+        slopes, hidden, head, targets = ctx.saved_tensors
+        for_hidden = None if slopes is None else (slopes * upstream[:, None]).to(slopes.dtype)
+        if head is None:
+            return for_hidden, None, None, None
+        for_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        for part in _chunks(len(targets), len(head)):
+            logits, cap_slope = _logits(hidden[part], head, ctx.softcap)
+            all_logps = F.log_softmax(logits, dim=-1)
+            slope = _slope_of_logits(all_logps, targets[part, None], cap_slope)
+            slope *= upstream[part, None]
+            for_head += slope.to(head.dtype).T @ hidden[part].to(head.dtype)
+        return for_hidden, for_head.to(head.dtype), None, None
+
+
+def _chunks(targets: int, vocabulary: int) -> list[slice]:
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    return [slice(start, start + rows) for start in range(0, targets, rows)]
+
+
+def _logits(
+    hidden: torch.Tensor, head: torch.Tensor, softcap: float | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """fp32 logits (C, V), and the slope of the cap at each, or None without one."""
+    logits = (hidden.to(head.dtype) @ head.T).float()
+    if softcap is None:
+        return logits, None
+    bent = torch.tanh(logits / softcap)
+    return softcap * bent, 1 - bent * bent
+
+
+def _slope_of_logits(
+    logps: torch.Tensor, target: torch.Tensor, cap_slope: torch.Tensor | None
+) -> torch.Tensor:
+    """d logp[target] / d logits = onehot(target) - p, (C, V), in the memory of `logps`."""
+    slope = logps.exp_().neg_()
+    slope.scatter_add_(-1, target, torch.ones_like(target, dtype=slope.dtype))
+    return slope if cap_slope is None else slope.mul_(cap_slope)
