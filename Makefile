@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test proofs check up screenshots bench-preparation clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training clean
 
 help:                ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
@@ -43,6 +43,9 @@ screenshots: $(INSTALLED)  ## The pictures in docs/images, against a running `ma
 
 bench-preparation: $(INSTALLED)  ## Preparation's speed and size, against TRL (BENCH="size --sizes 1000000")
 	$(BIN)/python benchmarks/preparation.py $(BENCH)
+
+bench-training: $(INSTALLED)  ## A training step's speed and memory, against TRL (BENCH="--steps 4")
+	$(BIN)/python benchmarks/training.py $(BENCH)
 
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -28,8 +28,8 @@ PACKAGES = ("trl", "transformers", "tokenizers", "datasets", "polars", "pyarrow"
 Result = dict[str, Any]
 
 
-def run_job(job: Result, environment: dict[str, str] | None = None) -> Result:
-    """What the job (see preparation_jobs) gives, with `peak_pss` and `peak_rss` in bytes.
+def run_job(job: Result, environment: dict[str, str] | None = None, jobs: Path = JOBS) -> Result:
+    """What the job (see the module `jobs`) gives, with `peak_pss` and `peak_rss` in bytes.
 
     Raises CalledProcessError when it fails; its words stand on stderr.
     """
@@ -37,7 +37,7 @@ def run_job(job: Result, environment: dict[str, str] | None = None) -> Result:
     with tempfile.TemporaryDirectory(prefix="job-") as folder:
         given, result = Path(folder) / "job.json", Path(folder) / "result.json"
         given.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, str(JOBS), str(given), str(result)]
+        command = [sys.executable, str(jobs), str(given), str(result)]
         # What datasets writes when its cache is off lies in the folder for temporary files.
         own = inherited | OFFLINE | {"TMPDIR": folder, "HF_HOME": folder} | (environment or {})
         process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL)

@@ -186,6 +186,8 @@ def _rope_type(config: dict[str, Any]) -> str:
     """transformers 5 writes `rope_parameters`, older versions `rope_scaling`; either may hold a
     set of parameters for each type of layer."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return f"unknown ({rope!r})"
     kinds = [part for part in rope.values() if isinstance(part, dict)] or [rope]
     types = {str(kind.get("rope_type") or kind.get("type") or "default") for kind in kinds}
     return ", ".join(sorted(types))

@@ -216,7 +216,7 @@ class TrainingConfig(Section):
 
     token_budget: int | None = Field(default=None, ge=1)
     """Tokens per forward pass of the packed engine; a longer pair is computed alone. Unset: decided
-    by the plan. Any value gives the same step, but for rounding."""
+    by the plan. Any value gives the same step, but for rounding and the draws of dropout."""
 
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Pairs per forward pass of TRL; must divide `batch_size`. Unset: decided by the plan."""

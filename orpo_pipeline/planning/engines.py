@@ -30,9 +30,8 @@ def can_pack(config: RunConfig, shape: ModelShape) -> Verdict:
     adapted = [name for name in HEAD_MODULES if name in targets]
     if adapted:
         return Verdict(False, f"the loss reads {adapted[0]} without its adapter")
-    asked = config.model.attention
-    if asked not in ("auto", "sdpa"):
-        return Verdict(False, f"model.attention is {asked}, and packed rows take sdpa")
+    if config.model.attention == "eager":
+        return Verdict(False, "model.attention is eager, and packed rows need fused attention")
     return Verdict(True, f"{shape.architecture}: each prompt once, no padding, no kept logits")
 
 
@@ -43,7 +42,7 @@ def choose_engine(config: RunConfig, shape: ModelShape) -> Choice[Engine]:
         raise UserError(
             f"training.engine is packed, but {packs.because}.",
             f"one of {', '.join(PACKED_ARCHITECTURES)}, with positions of type "
-            f"{', '.join(PACKED_ROPE)}, model.attention auto or sdpa, and no adapter on "
+            f"{', '.join(PACKED_ROPE)}, no model.attention eager, and no adapter on "
             f"{' or '.join(HEAD_MODULES)}.",
             "Set training.engine to auto or trl.",
         )

@@ -60,9 +60,6 @@ def plan_training(
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
     engine = choose_engine(config, shape)
-    if engine.value == "packed" and attention.value != "sdpa":
-        note = f"{attention.because}; not for packed rows, which take sdpa"
-        attention = Choice(value=attention.value, because=note)
     layout = _layout(config, device, dtype, attention, quantization, optimizer)
 
     def estimate(size: int, checkpointing: bool) -> MemoryEstimate:

@@ -88,12 +88,6 @@ def test_cpu_on_a_gpu_machine_is_planned_as_a_cpu() -> None:
     assert "H100" not in decided.device.because
 
 
-def test_flash_attention_is_said_not_to_serve_packed_rows() -> None:
-    packed, trl = plan(H100).attention, plan(H100, training__engine="trl").attention
-    assert packed.value == trl.value == "flash_attention_2"
-    assert packed.because == f"{trl.because}; not for packed rows, which take sdpa"
-
-
 def test_step_memory_is_the_estimate_that_the_plan_quotes() -> None:
     for engine, quoted in (("packed", "15.9 GiB"), ("trl", "14.5 GiB")):
         config = configure(training__engine=engine, model__dequantised_cache="off")

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from orpo_pipeline.training.packed.batch import Layout
+from orpo_pipeline.training.packed.flash import Gathered, flash_over_pairs, gather_layout
 
 PACKED = "orpo_packed"
+PACKED_FLASH = "orpo_packed_varlen"
 
 
 @contextmanager
@@ -23,6 +25,7 @@ def packed_attention(model: Any, name: str = PACKED) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, sdpa_over_pairs)
+    AttentionInterface.register(PACKED_FLASH, flash_over_packed_pairs)
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -67,7 +70,7 @@ def sdpa_over_pairs(
     Returns:
         (1, T, heads, D), and no weights.
     """
-    options = Options(**{name: given for name, given in layer.items() if name in OPTIONS})
+    options = _options(layer)
     # One split, whose gradient is one concatenation: slices would each have one of full size.
     pieces = options.layout.pieces()
     queries, keys, values = (tensor.split(pieces, dim=2) for tensor in (query, key, value))
@@ -83,6 +86,43 @@ def sdpa_over_pairs(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
+def flash_over_packed_pairs(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **layer: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same by FlashAttention 2, two calls a layer. Arguments as of `sdpa_over_pairs`."""
+    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
+
+    options = _options(layer)
+    window = options.sliding_window
+    output = flash_over_pairs(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        _gathered(options.layout, query.device),
+        flash_attn_varlen_func,
+        dropout_p=options.dropout,
+        softmax_scale=options.scaling,
+        window_size=(-1, -1) if window is None else (window - 1, 0),
+        softcap=options.softcap or 0.0,
+    )
+    return output[None], None
+
+
+def _gathered(layout: Layout, device: torch.device) -> Gathered:
+    if device not in layout.made:
+        layout.made[device] = gather_layout(layout, device)
+    return layout.made[device]
+
+
+def _options(layer: dict[str, Any]) -> Options:
+    return Options(**{name: given for name, given in layer.items() if name in OPTIONS})
+
+
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: Options
 ) -> torch.Tensor:
@@ -96,6 +136,11 @@ def _attend(
         mask = _mask(options.layout, queries, keys, window, query)
         return _softcapped(query, key, value, mask, options)
     whole = queries == keys and window is None
+    if grouped and not whole and query.device.type != "cpu":
+        # A GPU's fused kernels take grouped heads or a mask, not both.
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        grouped = False
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -113,15 +158,15 @@ def _mask(
 ) -> torch.Tensor:
     """(queries, keys): 0 where a query may look, -inf elsewhere, in the dtype of `like`."""
     asked = (queries, keys, window)
-    if asked not in layout.masks:
+    if asked not in layout.made:
         at = torch.arange(keys - queries, keys, device=like.device)[:, None]
         seen = torch.arange(keys, device=like.device)[None, :]
         hidden = seen > at
         if window is not None:
             hidden |= seen <= at - window
         mask = torch.zeros(queries, keys, device=like.device, dtype=like.dtype)
-        layout.masks[asked] = mask.masked_fill_(hidden, float("-inf"))
-    return layout.masks[asked]
+        layout.made[asked] = mask.masked_fill_(hidden, float("-inf"))
+    return layout.made[asked]
 
 
 def _softcapped(

@@ -1,8 +1,8 @@
 """Several pairs in one row without padding: prompt | chosen | rejected, prompt | chosen | ..."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,13 +19,11 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each pair of a packed row is, and the masks that its attention needs.
-
-    The masks are made once and serve every layer.
-    """
+    """Where each pair of a packed row is."""
 
     segments: tuple[Segment, ...]
-    masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
+    made: dict[Hashable, Any] = field(default_factory=dict)
+    """What attention makes of the layout, once for all layers: masks, row numbers."""
 
     def pieces(self) -> list[int]:
         """Lengths of prompt + chosen and of rejected, by turns: they add up to T."""

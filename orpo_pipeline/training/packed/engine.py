@@ -5,7 +5,7 @@ from typing import Any
 from orpo_pipeline.data.prepared_files import TRAIN
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint
 from orpo_pipeline.training.engine import EngineRun
-from orpo_pipeline.training.packed.attention import packed_attention
+from orpo_pipeline.training.packed.attention import PACKED, PACKED_FLASH, packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of
 from orpo_pipeline.training.packed.packing import StepSampler, count_steps
 from orpo_pipeline.training.packed.steps import StepCollator
@@ -22,7 +22,8 @@ def train_packed(run: EngineRun) -> int:
     if done := finished_checkpoint(run):
         return checkpoint_step(done)
     trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN))
-    with packed_attention(causal_lm_of(run.model)):
+    flash = run.plan.attention.value == "flash_attention_2"
+    with packed_attention(causal_lm_of(run.model), PACKED_FLASH if flash else PACKED):
         return run_trainer(trainer, run, newest_checkpoint(run.work))
 
 

@@ -63,9 +63,8 @@ def assert_same_step(
         assert (found[1][name] - wanted).abs().max() <= 1e-6 * wanted.abs().max(), name
 
 
-# One pair a pass (8 x 1), two or three, and all at once (1 x 8: they have 132 tokens together).
-@pytest.mark.parametrize(("budget", "passes"), [(1, 8), (30, 5), (50, 3), (131, 2), (132, 1)])
-@pytest.mark.parametrize("prompt_targets", [True, False])
+# One pair a pass (8 x 1), two or three, and all at once (1 x 8: they have 123 tokens together).
+@pytest.mark.parametrize(("budget", "passes"), [(1, 8), (30, 5), (50, 3), (122, 2), (123, 1)])
 def test_token_budgets(
     model: Any,
     pairs: list[TokenizedPair],
@@ -73,12 +72,12 @@ def test_token_budgets(
     compute_step: ComputeStep,
     budget: int,
     passes: int,
-    prompt_targets: bool,
 ) -> None:
-    whole = collate(pairs, prompt_targets=prompt_targets)
-    step = collate(pairs, prompt_targets=prompt_targets, budget=budget)
-    assert (len(whole.batches), len(step.batches)) == (1, passes)
-    assert_same_step(compute_step(model, step), compute_step(model, whole))
+    for prompt_targets in (True, False):
+        whole = collate(pairs, prompt_targets=prompt_targets)
+        step = collate(pairs, prompt_targets=prompt_targets, budget=budget)
+        assert (len(whole.batches), len(step.batches)) == (1, passes)
+        assert_same_step(compute_step(model, step), compute_step(model, whole))
 
 
 @pytest.mark.parametrize("order", [[7, 6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 2, 7, 5, 1, 4]])
@@ -118,7 +117,7 @@ def test_a_micro_batch_of_another_size_would_not_add_up(
     """What the Trainer's accumulation does: the mean of the means of two halves."""
     means = [compute_step(model, collate(half))[0]["loss"] for half in (pairs[:4], pairs[4:])]
     whole = compute_step(model, collate(pairs))[0]["loss"]
-    assert abs(sum(means) / 2 - whole) > 1e-3
+    assert abs(sum(means) / 2 - whole) > 5e-4  # these tests hold figures to 6e-6
 
 
 def test_loss_by_hand(unigram_model: Any, collate: Collate, compute_step: ComputeStep) -> None:

@@ -1,0 +1,161 @@
+"""How fast a training step is, what it takes, and how that compares with TRL 1.16.
+
+python benchmarks/training.py                            # make bench-training
+python benchmarks/training.py --source FILE --rows 400   # other pairs
+python benchmarks/training.py --steps 4 --rounds 3
+
+Three ways to train the same pairs in the same order, in the same precision, with the same LoRA:
+`article`: TRL as the reference article runs it (2 pairs a pass, 4 passes a step, gradient
+checkpointing, LoRA dropout modules). `tuned`: TRL at its fastest here (1 pair a pass, so that
+hardly anything is padded; no checkpointing; no dropout modules). `packed`: ours, as planned.
+Runs alternate, each in a process of its own. The ratios stand last. Nothing else should run on
+the machine meanwhile.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from measuring import Result, machine, median, run_job, show_table
+
+JOBS = Path(__file__).with_name("training_jobs.py")
+WAYS: dict[str, Result] = {
+    "article": {
+        "training": {"engine": "trl", "micro_batch_size": 2, "gradient_checkpointing": "on"},
+        "lora": {"dropout": 0.05},
+    },
+    "tuned": {
+        "training": {"engine": "trl", "micro_batch_size": 1, "gradient_checkpointing": "off"}
+    },
+    "packed": {"training": {"engine": "packed"}},
+}
+MIB = 2**20
+
+
+def main() -> None:
+    given = _arguments()
+    work = Path(tempfile.mkdtemp(prefix="bench-", dir=given.work))
+    home = given.home or work / "home"
+    try:
+        source = given.source or _generated(work / "rows.jsonl", given.rows)
+        config = _config(source, given)
+        results: Result = {"machine": machine()}
+        results["data"] = _run("prepare", config, home)
+        results["flops"] = {
+            name: _run("flops", _merged(config, way, max_steps=1), home)["flops"]
+            for name, way in _ways(given).items()
+        }
+        rounds: dict[str, list[Result]] = {name: [] for name in _ways(given)}
+        ceilings = []
+        for _ in range(given.rounds):
+            for name, way in _ways(given).items():
+                ran = _merged(config, way, max_steps=given.steps + 1)
+                rounds[name].append(_run("train", ran, home))
+            dtype = rounds["packed"][0]["plan"]["dtype"]
+            ceilings.append(run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS)["flops"])
+        results["rounds"], results["ceiling"] = rounds, median(ceilings)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if given.output:
+        given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    _show(results)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--source", type=Path, help="A file of pairs instead of generated ones.")
+    parser.add_argument("--rows", type=int, default=200, help="Generated pairs.")
+    parser.add_argument("--base-model", default="embedded")
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=8, help="Pairs of an optimizer step.")
+    parser.add_argument("--steps", type=int, default=3, help="Measured steps of each run.")
+    parser.add_argument("--rounds", type=int, default=3, help="Runs of each way.")
+    parser.add_argument("--ways", default=",".join(WAYS), help="Which of them, with commas.")
+    parser.add_argument("--token-budget", type=int, help="Of the packed engine.")
+    parser.add_argument("--home", type=Path, help="State folder to keep the prepared pairs in.")
+    parser.add_argument("--work", type=Path, help="Where the temporary folder is made.")
+    parser.add_argument("--output", type=Path, help="The numbers as JSON.")
+    return parser.parse_args()
+
+
+def _ways(given: argparse.Namespace) -> dict[str, Result]:
+    ways = {name: WAYS[name] for name in given.ways.split(",")}
+    if given.token_budget and "packed" in ways:
+        budget = {"engine": "packed", "token_budget": given.token_budget}
+        ways["packed"] = {"training": budget}
+    return ways
+
+
+def _generated(path: Path, rows: int) -> Path:
+    run_job({"kind": "rows", "source": str(path), "rows": rows, "seed": 1, "readable": True})
+    return path
+
+
+def _config(source: Path, given: argparse.Namespace) -> Result:
+    return {
+        "data": {"source": str(source), "max_quarantined_share": 1.0},
+        "chat": {"max_length": given.max_length},
+        "model": {"base_model": given.base_model, "quantization": "nf4"},
+        "training": {"batch_size": given.batch_size},
+    }
+
+
+def _merged(config: Result, way: Result, max_steps: int) -> Result:
+    training = {**config["training"], **way["training"], "max_steps": max_steps}
+    return {**config, **way, "training": training}
+
+
+def _run(kind: str, config: Result, home: Path) -> Result:
+    return run_job({"kind": kind, "config": config, "home": str(home)}, jobs=JOBS)
+
+
+def _show(results: Result) -> None:
+    show_table("Machine", ("", ""), list(results["machine"].items()))
+    prompt, chosen, rejected = results["data"]["tokens"]
+    print(
+        f"\n{results['data']['pairs']} pairs; tokens of a pair on average: prompt {prompt}, "
+        f"chosen {chosen}, rejected {rejected}. A matrix product reached "
+        f"{results['ceiling'] / 1e9:.0f} GFLOP/s."
+    )
+    figures = {name: _figures(name, results) for name in results["rounds"]}
+    header = ("", "pairs/s", "CPU s/pair", "peak MiB", "GFLOP/pair", "of the product", "loss")
+    rows = [
+        (
+            name,
+            f"{one['rate']:.3f}",
+            f"{one['cpu']:.2f}",
+            f"{one['peak'] / MIB:,.0f}",
+            f"{one['flops'] / 1e9:.0f}",
+            f"{one['rate'] * one['flops'] / results['ceiling']:.0%}",
+            f"{one['loss']:.4f}",
+        )
+        for name, one in figures.items()
+    ]
+    show_table("Median of the rounds; peak memory above the loaded model", header, rows)
+    ours = figures["packed"]
+    for name in figures:
+        if name != "packed":
+            other = figures[name]
+            print(
+                f"packed / {name}: {ours['rate'] / other['rate']:.1f} x pairs/s, "
+                f"{other['cpu'] / ours['cpu']:.1f} x pairs per CPU second, "
+                f"{ours['peak'] / other['peak']:.2f} x memory, "
+                f"{ours['flops'] / other['flops']:.2f} x operations"
+            )
+
+
+def _figures(name: str, results: Result) -> dict[str, float]:
+    rounds = results["rounds"][name]
+    return {
+        "rate": median([one["pairs"] / one["wall"] for one in rounds]),
+        "cpu": median([one["cpu"] / one["pairs"] for one in rounds]),
+        "peak": median([one["peak"] for one in rounds]),
+        "flops": results["flops"][name],
+        "loss": rounds[0]["losses"][0],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""One measured training in a process of its own: JOB.json in, RESULT.json out (measuring.run_job).
+
+The clock runs from the end of the first optimizer step to the end of the last, so that loading and
+first-time costs are no part of it. Peak memory is the kernel's high-water mark of the process over
+the steps, less what it held with the model loaded and the adapter attached.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orpo_pipeline.data.preparation import prepare
+from orpo_pipeline.data.prepared_files import TRAIN
+from orpo_pipeline.planning.hardware import probe_hardware
+from orpo_pipeline.planning.plan import plan_training
+from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.packed.attention import packed_attention
+from orpo_pipeline.training.packed.engine import packed_trainer
+from orpo_pipeline.training.packed.forward import causal_lm_of
+from orpo_pipeline.training.packed.tokens import read_tokens
+from orpo_pipeline.training.qlora import attach_new_adapter, load_base
+from orpo_pipeline.training.trl_engine import trainer_arguments, trl_trainer
+from schemas.config import RunConfig
+
+Result = dict[str, Any]
+SQUARE = 2048  # rows and columns of the product that measures the ceiling
+
+
+def train(job: Result) -> Result:
+    """Steps of one engine: wall and CPU seconds, memory, losses."""
+    run, trainer = _prepare_run(job)
+    moments: list[tuple[float, float, float]] = []
+
+    def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+        moments.append((time.perf_counter(), time.process_time(), values["train/loss"]))
+
+    held = _reset_peak()
+    _train(replace(run, on_step=on_step), trainer)
+    (started, cpu_started, _), (ended, cpu_ended, _) = moments[0], moments[-1]
+    return {
+        "loaded": held,
+        "peak": _status("VmHWM") - held,
+        "wall": ended - started,
+        "cpu": cpu_ended - cpu_started,
+        "pairs": (len(moments) - 1) * job["config"]["training"]["batch_size"],
+        "losses": [loss for _, _, loss in moments],
+        "plan": {name: choice.value for name, choice in run.plan.choices().items()},
+    }
+
+
+def count_flops(job: Result) -> Result:
+    """Floating-point operations of matrix products and attention in one optimizer step."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    more = {
+        aten.addmm_: _product_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
+    }
+    run, trainer = _prepare_run(job)
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
+        _train(run, trainer)
+    size = job["config"]["training"]["batch_size"]
+    return {"flops": counter.get_total_flops() / size / trainer.args.max_steps}
+
+
+def _product_flops(added: Any, left: Any, right: Any, **_: Any) -> int:
+    """addmm_ on the shapes (n, m) + (n, k) @ (k, m)."""
+    return int(2 * left[0] * left[1] * right[1])
+
+
+def _attention_flops(query: Any, key: Any, *_: Any, **__: Any) -> int:
+    """Two products of all queries with all keys; as in torch's own count, also what a causal mask
+    hides."""
+    batch, heads, queries, width = query
+    return int(4 * batch * heads * queries * key[2] * width)
+
+
+def _attention_gradient_flops(gradient: Any, query: Any, key: Any, *_: Any, **__: Any) -> int:
+    """Five products where the forward pass has two."""
+    return _attention_flops(query, key) * 5 // 2
+
+
+def measure_ceiling(job: Result) -> Result:
+    """Floating-point operations a second of a large matrix product in `dtype`."""
+    import torch
+
+    left = torch.randn(SQUARE, SQUARE, dtype=getattr(torch, job["dtype"]))
+    left @ left
+    started, products = time.perf_counter(), 0
+    while time.perf_counter() - started < 3:
+        left @ left
+        products += 1
+    return {"flops": products * 2 * SQUARE**3 / (time.perf_counter() - started)}
+
+
+def prepare_pairs(job: Result) -> Result:
+    """The data and base model that the other jobs use; mean tokens of a pair's parts."""
+    config = RunConfig.model_validate(job["config"])
+    prepared = prepare(config, Path(job["home"]), lambda *_: None)
+    lengths = read_tokens(prepared.path, TRAIN).lengths().mean(axis=0)
+    return {"pairs": prepared.train_pairs, "tokens": lengths.round(1).tolist()}
+
+
+def _prepare_run(job: Result) -> tuple[EngineRun, Any]:
+    from transformers import AutoTokenizer, set_seed
+
+    config = RunConfig.model_validate(job["config"])
+    prepared = prepare(config, Path(job["home"]), lambda *_: None)
+    shape = prepared.base_model.shape
+    plan = plan_training(config, probe_hardware(), shape, prepared.longest_pair)
+    set_seed(config.training.seed)
+    loaded = load_base(prepared.base_model, plan)
+    model = attach_new_adapter(loaded, config.lora, prepared.base_model, plan.engine.value)
+    model.config.use_cache = False
+    run = EngineRun(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(prepared.path / "tokenizer"),
+        pairs=prepared.path,
+        training=config.training,
+        plan=plan,
+        work=Path(tempfile.mkdtemp(prefix="steps-")),
+        on_step=lambda *_: None,
+        should_stop=lambda: False,
+    )
+    if plan.engine.value == "packed":
+        return run, packed_trainer(run, read_tokens(prepared.path, TRAIN))
+    arguments = trainer_arguments(config.training, plan, run.work)
+    arguments.disable_dropout = True  # TRL's default, and what the article runs
+    return run, trl_trainer(run, arguments)
+
+
+def _train(run: EngineRun, trainer: Any) -> None:
+    from orpo_pipeline.training.trainer_setup import run_trainer
+
+    trainer.args.save_strategy = "no"
+    with packed_attention(causal_lm_of(run.model)):
+        if run.plan.engine.value != "packed":
+            causal_lm_of(run.model).set_attn_implementation(run.plan.attention.value)
+        run_trainer(trainer, run, None)
+    shutil.rmtree(run.work, ignore_errors=True)
+
+
+def _reset_peak() -> int:
+    """Set the process's memory high-water mark to what it holds now, and say how much that is."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+JOBS = {
+    "train": train,
+    "flops": count_flops,
+    "ceiling": measure_ceiling,
+    "prepare": prepare_pairs,
+}
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[2]).write_text(json.dumps(JOBS[asked["kind"]](asked)), encoding="utf-8")

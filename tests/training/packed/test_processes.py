@@ -1,0 +1,83 @@
+"""Two processes that share each step's pairs train as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rows import pair_row, write_rows
+from safetensors.torch import load_file
+
+from orpo_pipeline.training.checkpoints import newest_step
+from schemas.jobs import TrainJob
+
+SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+RANKS = 2
+STEPS = 4
+
+TRAINING = {
+    "engine": "packed",
+    "max_steps": STEPS,
+    "batch_size": 4,
+    "token_budget": 100,
+    "learning_rate": 1e-3,
+    "optimizer": "adamw",
+    "save_steps": 2,
+}
+
+
+def train_on_ranks(job: TrainJob, output: Path) -> None:
+    """By torchrun with gloo; every process has one thread, as this one has."""
+    output.mkdir()
+    job_file = output / "job.json"
+    job_file.write_text(job.model_dump_json(), encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
+    finished = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), str(job_file), str(output)],
+        env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+@pytest.fixture
+def job(train_job: Callable[..., TrainJob], tmp_path: Path) -> TrainJob:
+    source = write_rows(tmp_path / "few.jsonl", [pair_row(number) for number in range(14)])
+    made = train_job(data={"source": str(source)}, training=TRAINING)
+    assert made.prepared.train_pairs == 9  # steps of 4, 4 and 1: then a rank has none
+    return made
+
+
+def test_two_processes_train_as_one(
+    job: TrainJob,
+    build_model: Callable[..., Any],
+    run_engine: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    model = build_model(job)
+    expected = run_engine(job, model, tmp_path / "one")
+    train_on_ranks(job, tmp_path / "two")
+
+    adapters = []
+    for rank in range(RANKS):
+        found = json.loads((tmp_path / f"two/points-{rank}.json").read_text(encoding="utf-8"))
+        assert found["ranks"] == RANKS
+        assert [step for step, _, _ in found["points"]] == list(range(1, STEPS + 1))
+        for (_, _, values), (_, _, alone) in zip(found["points"], expected, strict=True):
+            # fp32 sums in another order.
+            assert values == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        adapters.append(load_file(tmp_path / f"two/adapter-{rank}.safetensors"))
+
+    weights = {n: p.detach() for n, p in model.named_parameters() if "lora_" in n}
+    assert adapters[0].keys() == adapters[1].keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.equal(adapters[0][name], adapters[1][name]), name
+        assert (adapters[0][name] - value).abs().max() <= 1e-5, name
+    assert newest_step(tmp_path / "two/work") == STEPS

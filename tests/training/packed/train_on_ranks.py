@@ -1,0 +1,47 @@
+"""A rank of a distributed training, for torchrun: `train_on_ranks.py JOB.json OUTPUT_FOLDER`.
+
+Every rank writes its figures and its adapter; the trainer's checkpoints go to OUTPUT_FOLDER/work.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.packed.engine import train_packed
+from orpo_pipeline.training.qlora import attach_new_adapter, load_base
+from schemas.jobs import TrainJob
+
+
+def main(job_file: Path, output: Path) -> None:
+    job = TrainJob.model_validate_json(job_file.read_text(encoding="utf-8"))
+    torch.manual_seed(7)
+    base = job.prepared.base_model
+    model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+    points: list[tuple[int, int, dict[str, float]]] = []
+    train_packed(
+        EngineRun(
+            model=model.train(),
+            tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
+            pairs=job.prepared.path,
+            training=job.config.training,
+            plan=job.plan,
+            work=output / "work",
+            on_step=lambda *point: points.append(point),
+            should_stop=lambda: False,
+        )
+    )
+    rank = os.environ["RANK"]
+    adapter = {n: p.detach() for n, p in model.named_parameters() if "lora_" in n}
+    save_file(adapter, output / f"adapter-{rank}.safetensors")
+    found = {"ranks": torch.distributed.get_world_size(), "points": points}
+    (output / f"points-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
