@@ -28,8 +28,14 @@ PACKAGES = ("trl", "transformers", "tokenizers", "datasets", "polars", "pyarrow"
 Result = dict[str, Any]
 
 
-def run_job(job: Result, environment: dict[str, str] | None = None, jobs: Path = JOBS) -> Result:
-    """What the job (see the module `jobs`) gives, with `peak_pss` and `peak_rss` in bytes.
+def run_job(
+    job: Result,
+    environment: dict[str, str] | None = None,
+    jobs: Path = JOBS,
+    watched: bool = True,
+) -> Result:
+    """What the job (see the module `jobs`) gives; if watched, with `peak_pss` and `peak_rss` in
+    bytes. Each look at a process of several GB costs it time.
 
     Raises CalledProcessError when it fails; its words stand on stderr.
     """
@@ -41,7 +47,8 @@ def run_job(job: Result, environment: dict[str, str] | None = None, jobs: Path =
         # What datasets writes when its cache is off lies in the folder for temporary files.
         own = inherited | OFFLINE | {"TMPDIR": folder, "HF_HOME": folder} | (environment or {})
         process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL)
-        peaks = _watch(process)
+        peaks = _watch(process) if watched else {}
+        process.wait()
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
         found: Result = json.loads(result.read_text(encoding="utf-8"))

@@ -54,7 +54,9 @@ def main() -> None:
                 ran = _merged(config, way, max_steps=given.steps + 1)
                 rounds[name].append(_run("train", ran, home))
             dtype = rounds["packed"][0]["plan"]["dtype"]
-            ceilings.append(run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS)["flops"])
+            ceilings.append(
+                run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS, watched=False)["flops"]
+            )
         results["rounds"], results["ceiling"] = rounds, median(ceilings)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -108,7 +110,7 @@ def _merged(config: Result, way: Result, max_steps: int) -> Result:
 
 
 def _run(kind: str, config: Result, home: Path) -> Result:
-    return run_job({"kind": kind, "config": config, "home": str(home)}, jobs=JOBS)
+    return run_job({"kind": kind, "config": config, "home": str(home)}, jobs=JOBS, watched=False)
 
 
 def _show(results: Result) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `orpo-pipeline run`, `config`, `plan`, `data` and `up`."""
+"""The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data` and `up`."""
 
 import os
 import signal
@@ -77,6 +77,22 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
         parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
     )
     Console().print(plan_as_table(decided))
+
+
+@app.command()
+def doctor(
+    config: ConfigFile = None,
+    model: Annotated[str | None, typer.Option(help="Instead of model.base_model.")] = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine has, and what GPUs of common sizes could train."""
+    named = [f"model.base_model={model}"] if model else []
+    parsed = read_config(config, [*(overrides or ()), *named])
+    use_state_folder(debug)
+    from flows.doctor import print_diagnosis
+
+    print_diagnosis(parsed, Console())
 
 
 @app.command()

@@ -4,6 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from orpo_pipeline.training.checkpoints import (
     checkpoint_step,
     is_last,
@@ -105,14 +108,29 @@ def _reporting(run: EngineRun) -> Any:
             run.on_step(state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if run.should_stop():
+            if _on_any_rank(run.should_stop(), args.device):
                 control.should_save = True
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            seal_checkpoint(run.work / f"checkpoint-{state.global_step}")
+            # Every rank has written its part; one seals, and none goes on before that.
+            if args.world_size > 1:
+                dist.barrier()
+            if state.is_world_process_zero:
+                seal_checkpoint(run.work / f"checkpoint-{state.global_step}")
+            if args.world_size > 1:
+                dist.barrier()
 
     return Reporting()
+
+
+def _on_any_rank(here: bool, device: Any) -> bool:
+    """All ranks stop together: one that went on alone would wait for the others' gradients."""
+    if not dist.is_initialized():
+        return here
+    asked = torch.tensor(int(here), device=device)
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return bool(asked)
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:

@@ -39,6 +39,8 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # TRL's own switch for its import warning
     from trl.experimental.orpo import ORPOTrainer
 
+    seed = run.training.seed  # `datasets` pickles the class to hash a function: `run` is too much
+
     class PreTokenizedORPOTrainer(ORPOTrainer):
         """ORPOTrainer whose rows are token ids already."""
 
@@ -46,7 +48,7 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
             return feature
 
         def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-            return EpochSampler(len(self.train_dataset), run.training.seed)
+            return EpochSampler(len(self.train_dataset), seed)
 
     return PreTokenizedORPOTrainer(
         model=run.model,

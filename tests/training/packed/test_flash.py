@@ -19,23 +19,17 @@ def kernel_twin(
     v: torch.Tensor,
     cu_seqlens_q: torch.Tensor,
     cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float,
-    softmax_scale: float | None,
-    causal: bool,
-    window_size: tuple[int, int],
-    softcap: float,
+    **options: Any,
 ) -> torch.Tensor:
     """flash_attn_varlen_func as its documentation says, sequence by sequence.
 
     The last query is aligned with the last key; query i of m sees key j of n when
     i + n - m - left <= j <= i + n - m; -1 is no limit on the left.
     """
-    assert causal
-    assert dropout_p == 0
+    assert options["causal"]
+    assert options["dropout_p"] == 0
+    left, softcap = options["window_size"][0], options["softcap"]
     groups = q.shape[1] // k.shape[1]
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     outputs = []
     for number in range(len(cu_seqlens_q) - 1):
         queries = q[cu_seqlens_q[number] : cu_seqlens_q[number + 1]].transpose(0, 1)
@@ -46,15 +40,15 @@ def kernel_twin(
             for side in (k, v)
         )
         m, n = queries.shape[1], keys.shape[1]
-        assert m <= max_seqlen_q
-        assert n <= max_seqlen_k
-        scores = queries @ keys.transpose(1, 2) * scale
+        assert m <= options["max_seqlen_q"]
+        assert n <= options["max_seqlen_k"]
+        scores = queries @ keys.transpose(1, 2) * options["softmax_scale"]
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         i, j = torch.arange(m)[:, None] + n - m, torch.arange(n)[None, :]
         seen = j <= i
-        if window_size[0] >= 0:
-            seen &= j >= i - window_size[0]
+        if left >= 0:
+            seen &= j >= i - left
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
         outputs.append((weights @ values).transpose(0, 1))
     return torch.cat(outputs)

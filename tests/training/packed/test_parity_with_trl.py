@@ -3,7 +3,8 @@
 import importlib.resources
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,20 @@ def trl_step(
 
 
 def assert_parity(
-    found: tuple[Figures, Gradients], expected: tuple[Figures, Gradients], parameters: int
+    found: tuple[Figures, Gradients],
+    expected: tuple[Figures, Gradients],
+    parameters: int,
+    tolerance: float = 1e-5,
 ) -> None:
-    """1e-5: of a figure (or 1e-6 nats, where it is a difference near 0), and of the largest
-    gradient of the same tensor, since single ones may be near 0."""
+    """1e-5 of a figure, or 2e-6 nats where it is a difference near 0; and `tolerance` of the
+    largest gradient of the same tensor, since single ones may be near 0."""
     for name, value in found[0].items():
-        assert value == pytest.approx(expected[0][name], rel=1e-5, abs=1e-6), name
+        assert value == pytest.approx(expected[0][name], rel=1e-5, abs=2e-6), name
     assert found[1].keys() == expected[1].keys()
     assert len(expected[1]) == parameters
     for name, wanted in expected[1].items():
         assert wanted.abs().max() > 0, name
-        assert (found[1][name] - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+        assert (found[1][name] - wanted).abs().max() <= tolerance * wanted.abs().max(), name
 
 
 def llama() -> Any:
@@ -197,6 +201,15 @@ def smollm2() -> Any:
     )
 
 
+@contextmanager
+def exact_logits(causal_lm: Any) -> Iterator[None]:
+    """What reads the logits computes in float64 inside the `with` block."""
+    head = causal_lm.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, inputs, logits: logits.double())
+    yield
+    handle.remove()
+
+
 def test_real_weights_and_real_pairs(
     trl: Any,
     chat: ChatFormat,
@@ -211,9 +224,19 @@ def test_real_weights_and_real_pairs(
         _, figures = trl.get_batch_loss_metrics(base, trl.data_collator(rows))
     assert figures["nll_loss"] < 6  # it can speak: of tokens at random, log 49,152 = 10.8
     model = with_adapter(base)
-    expected = trl_step(trl, model, rows)
+    # torch's float32 log-softmax over 49,152 logits is off by 1e-5 nats on a CPU, and TRL's
+    # gradients by 3e-4; its formulas are compared, not that.
+    with exact_logits(base):
+        expected = trl_step(trl, model, rows)
     found = compute_step(model, collate(pairs, budget=250), ORPO_LAMBDA)
-    assert_parity(found, expected, parameters=2 * 7 * 30)
+    # Through 30 real layers fp32 says no more: TRL's own gradients differ by 1.5e-5 between eager
+    # and fused attention. As one vector, all gradients are within the 1e-5.
+    assert_parity(found, expected, parameters=2 * 7 * 30, tolerance=5e-5)
+    ours, theirs = (
+        torch.cat([step[1][name].flatten() for name in expected[1]]) for step in (found, expected)
+    )
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 def test_trl_averages_micro_batches_ours_averages_tokens(
@@ -281,7 +304,10 @@ def test_answers_that_truncation_makes_equal_are_a_tie_in_trl_and_left_out_by_us
     (cut,) = trl_trainer([row], max_length=16).train_dataset
     assert cut["chosen_labels"] == cut["rejected_labels"]
     # With our template the prompt has some 40 tokens: room for the equal beginning alone.
-    room = len(tokenize(make_pair(*text), chat).tokens.prompt) + 5
+    whole = tokenize(make_pair(*text), chat).tokens
+    assert whole is not None
+    room = len(whole.prompt) + 5
     result = tokenize(make_pair(*text), chat, max_length=room, too_long="truncate_answer")
     assert result.tokens is None
+    assert result.defect is not None
     assert result.defect.code is DefectCode.TOO_LONG

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from rows import pair_row, write_rows
 from safetensors.torch import load_file
 
+from orpo_pipeline.stages import MANIFEST
 from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
@@ -48,9 +50,8 @@ def train_on_ranks(job: TrainJob, output: Path) -> None:
 
 
 @pytest.fixture
-def job(train_job: Callable[..., TrainJob], tmp_path: Path) -> TrainJob:
-    source = write_rows(tmp_path / "few.jsonl", [pair_row(number) for number in range(14)])
-    made = train_job(data={"source": str(source)}, training=TRAINING)
+def job(train_job: Callable[..., TrainJob], few_rows: Path) -> TrainJob:
+    made = train_job(data={"source": str(few_rows)}, training=TRAINING)
     assert made.prepared.train_pairs == 9  # steps of 4, 4 and 1: then a rank has none
     return made
 
@@ -81,3 +82,34 @@ def test_two_processes_train_as_one(
         assert torch.equal(adapters[0][name], adapters[1][name]), name
         assert (adapters[0][name] - value).abs().max() <= 1e-5, name
     assert newest_step(tmp_path / "two/work") == STEPS
+    manifest = (tmp_path / f"two/work/checkpoint-{STEPS}/manifest.json").read_text("utf-8")
+    files = json.loads(manifest)["files"]
+    assert {f"rng_state_{rank}.pth" for rank in range(RANKS)} <= files.keys()
+
+
+def test_only_the_first_rank_seals_a_checkpoint(
+    job: TrainJob,
+    build_model: Callable[..., Any],
+    run_engine: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """A manifest by a rank that is not the first may be of half-written files, and both prune."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    run_engine(job, build_model(job), tmp_path)
+    checkpoint = tmp_path / f"checkpoint-{STEPS}"
+    (checkpoint / MANIFEST).unlink()
+    run = EngineRun(
+        model=None,
+        tokenizer=None,
+        pairs=job.prepared.path,
+        training=job.config.training,
+        plan=job.plan,
+        work=tmp_path,
+        on_step=lambda *_: None,
+        should_stop=lambda: False,
+    )
+    state = TrainerState(global_step=STEPS, is_world_process_zero=False)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    _reporting(run).on_save(arguments, state, TrainerControl())
+    assert not (checkpoint / MANIFEST).exists()

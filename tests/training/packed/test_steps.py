@@ -106,8 +106,10 @@ def test_shares_of_ranks_add_up(
         for rank in range(ranks)
     ]
     whole = compute_step(model, collate(pairs))
-    figures = {name: sum(share[0][name] for share in shares) for name in whole[0]}
-    gradients = {name: sum(s[1].get(name, torch.zeros(1)) for s in shares) for name in whole[1]}
+    figures = {name: math.fsum(share[0][name] for share in shares) for name in whole[0]}
+    gradients = {
+        name: sum((s[1][name] for s in shares if name in s[1]), torch.zeros(1)) for name in whole[1]
+    }
     assert_same_step((figures, gradients), whole)
 
 

@@ -1,0 +1,25 @@
+"""What cards of common sizes could train."""
+
+from machines import LLAMA_70B, MISTRAL_7B, configure, cpu
+
+from orpo_pipeline.planning.cards import CARDS, fit_on_cards
+
+
+def test_larger_cards_do_no_less() -> None:
+    fits = fit_on_cards(configure(), MISTRAL_7B, cpu("avx2"))
+    assert [fit.gib for fit in fits] == list(CARDS)
+    first = next(n for n, fit in enumerate(fits) if fit.fits)
+    assert all(fit.fits for fit in fits[first:])
+    assert not fits[0].fits  # 7 billion weights take 4 GiB in NF4, and a step of 2,048 tokens more
+    assert fits[0].how.startswith("Training needs an estimated ")
+    assert "gradient checkpointing" not in fits[-1].how
+    assert "of 32 layers kept dequantised" in fits[-1].how
+
+
+def test_a_model_for_no_card() -> None:
+    assert not any(fit.fits for fit in fit_on_cards(configure(), LLAMA_70B, cpu("avx2"))[:-1])
+
+
+def test_the_configuration_of_this_machine_does_not_hinder() -> None:
+    config = configure(model__device="cpu", training__engine="trl")
+    assert "pairs a pass" in fit_on_cards(config, MISTRAL_7B, cpu("avx2"))[-1].how
