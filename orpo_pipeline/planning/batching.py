@@ -79,11 +79,14 @@ def token_sizes(config: RunConfig, target: Probe, longest_pair: int) -> PassSize
     """Token budgets of the packed engine: from what keeps the device busy to the longest pair."""
     requested, batch = config.training.token_budget, config.training.batch_size
     longest = longest_segment(longest_pair)
-    busy = CPU_TOKENS if target.kind == "cpu" else GPU_TOKENS
-    most = max(min(busy, batch * longest), longest)
-    steps = [size for size in range(0, most, TOKEN_STEP) if size >= longest]
+    on_cpu = target.kind == "cpu"
+    busy = CPU_TOKENS if on_cpu else GPU_TOKENS
+    # A longer pair is computed alone, which keeps a GPU waiting but not a CPU.
+    needed = TOKEN_STEP if on_cpu else longest
+    most = max(min(busy, batch * longest), needed)
+    steps = [size for size in range(0, most, TOKEN_STEP) if size >= needed]
     candidates = [requested] if requested is not None else [most, *reversed(steps)]
-    least = min(1 if target.kind == "cpu" else WORTHWHILE_TOKENS, max(candidates))
+    least = min(1 if on_cpu else WORTHWHILE_TOKENS, max(candidates))
     if most == longest:
         limit = f"the longest pair has at most {longest}"
     elif most == busy:

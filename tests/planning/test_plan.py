@@ -40,7 +40,7 @@ def test_plan_table_is_text() -> None:
     rows = {name: value for name, value, _ in plan_table(plan(AVX2))}
     assert rows["gradient_checkpointing"] == "off"
     assert rows["engine"] == "packed"
-    assert rows["forward_pass"] == "2048"
+    assert rows["forward_pass"] == "1024"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_cpu_on_a_gpu_machine_is_planned_as_a_cpu() -> None:
     decided = plan(H100, model__device="cpu")
     values = [value for _, value, _ in plan_table(decided)]
     assert values[:5] == ["cpu", "float32", "sdpa", "nf4", "adamw"]
-    assert decided.forward_pass.value == 2048
+    assert decided.forward_pass.value == 1024
     assert "of 64.0 GiB" in decided.forward_pass.because
     assert "H100" not in decided.device.because
 

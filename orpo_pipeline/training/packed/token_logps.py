@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-CHUNK_BYTES = 64 * 1024**2
-"""fp32 logits that are alive at a time."""
+from orpo_pipeline.planning.memory import LOGIT_CHUNK_BYTES
 
 
 def token_logps(
@@ -68,7 +67,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _chunks(targets: int, vocabulary: int) -> list[slice]:
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    rows = max(1, LOGIT_CHUNK_BYTES // (4 * vocabulary))
     return [slice(start, start + rows) for start in range(0, targets, rows)]
 
 

@@ -41,7 +41,7 @@ def reference(softcap: float | None, dtype: torch.dtype = torch.float32) -> list
 
 
 def chunks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", rows * 4 * VOCABULARY)
+    monkeypatch.setattr(module, "LOGIT_CHUNK_BYTES", rows * 4 * VOCABULARY)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
