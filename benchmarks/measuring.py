@@ -23,7 +23,19 @@ ONE_THREAD = {
     "POLARS_MAX_THREADS": "1",
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-PACKAGES = ("trl", "transformers", "tokenizers", "datasets", "polars", "pyarrow", "numpy", "rensa")
+PACKAGES = (
+    "torch",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "rensa",
+)
 
 Result = dict[str, Any]
 

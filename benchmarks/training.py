@@ -6,7 +6,7 @@ python benchmarks/training.py --steps 4 --rounds 3
 
 Three ways to train the same pairs in the same order, in the same precision, with the same LoRA:
 `article`: TRL as the reference article runs it (2 pairs a pass, 4 passes a step, gradient
-checkpointing, LoRA dropout modules). `tuned`: TRL at its fastest here (1 pair a pass, so that
+checkpointing, LoRA dropout modules). `tuned`: TRL with the least work (1 pair a pass, so that
 hardly anything is padded; no checkpointing; no dropout modules). `packed`: ours, as planned.
 Runs alternate, each in a process of its own. The ratios stand last. Nothing else should run on
 the machine meanwhile.
@@ -57,11 +57,11 @@ def main() -> None:
             ceilings.append(
                 run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS, watched=False)["flops"]
             )
-        results["rounds"], results["ceiling"] = rounds, median(ceilings)
+            results["rounds"], results["ceiling"] = rounds, median(ceilings)
+            if given.output:  # after each round: one that fails later loses nothing
+                given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if given.output:
-        given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     _show(results)
 
 
@@ -79,7 +79,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--home", type=Path, help="State folder to keep the prepared pairs in.")
     parser.add_argument("--work", type=Path, help="Where the temporary folder is made.")
     parser.add_argument("--output", type=Path, help="The numbers as JSON.")
-    return parser.parse_args()
+    given = parser.parse_args()
+    unknown = set(given.ways.split(",")) - set(WAYS)
+    if unknown or "packed" not in given.ways.split(","):
+        parser.error(f"--ways must name packed, and others of {', '.join(WAYS)} with commas")
+    return given
 
 
 def _ways(given: argparse.Namespace) -> dict[str, Result]:

@@ -157,8 +157,8 @@ class ModelConfig(Section):
     """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA); `none`: weights in `dtype`."""
 
     dequantised_cache: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
-    """Keep as many layers' NF4 weights in `dtype` as half of the memory left over holds: the same
-    numbers, and no step makes them anew."""
+    """Hold the NF4 weights of so many layers in `dtype` instead, as half of the memory left over
+    allows: the same numbers, and no step makes them anew."""
 
 
 class LoraConfig(Section):
@@ -249,7 +249,7 @@ class EvaluationConfig(Section):
     """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
 
     batch_size: int = Field(default=8, ge=1)
-    """Pairs per forward pass when `training.engine` is trl; the packed engine's budget else."""
+    """Pairs per forward pass when the plan's engine is trl; with packed its token budget counts."""
 
     generations: int = Field(default=4, ge=0)
     """Held-out prompts that both models answer, side by side."""

@@ -49,7 +49,7 @@ class TrainingPlan(BaseModel):
     forward_pass: Choice[int]
     """How much a forward pass holds: tokens with the packed engine, pairs with TRL."""
     dequantised_layers: Choice[int]
-    """Layers whose NF4 weights are kept in `dtype` as well, so that no step makes them anew."""
+    """Layers whose weights are held in `dtype` and not in NF4, so that no step makes them anew."""
 
     def choices(self) -> dict[str, Choice]:
         """Every choice by name, in the order in which they were decided."""

@@ -22,8 +22,12 @@ SCORES = "pairs.parquet"
 GENERATIONS = "generations.json"
 MODELS = ("base", "candidate")
 
-DECISIVE_CHOICES = ("device", "dtype", "attention", "quantization", "engine", "forward_pass")
-"""Choices of the plan that change a score, if only by rounding."""
+DECISIVE_CHOICES = (
+    *("device", "dtype", "attention", "quantization", "engine", "forward_pass"),
+    "dequantised_layers",
+)
+"""Choices of the plan that change a score, if only by rounding: outside of training bitsandbytes
+has other kernels for NF4."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,7 +123,8 @@ def _score(
     if job.plan.engine.value == "packed":
         from orpo_pipeline.evaluation.packed_scoring import score_packed
 
-        return score_packed(model, pairs, job.plan.forward_pass.value, progress)
+        budget, attention = job.plan.forward_pass.value, job.plan.attention.value
+        return score_packed(model, pairs, budget, attention, progress)
     from orpo_pipeline.evaluation.scoring import score_pairs
 
     return score_pairs(model, pairs, job.config.evaluation.batch_size, progress)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from orpo_pipeline.evaluation.scoring import PairScore
-from orpo_pipeline.training.packed.attention import packed_attention
+from orpo_pipeline.training.packed.attention import attention_name, packed_attention
 from orpo_pipeline.training.packed.batch import pack_batch
 from orpo_pipeline.training.packed.forward import causal_lm_of, sum_logps
 from orpo_pipeline.training.packed.packing import pack_pairs
@@ -21,6 +21,7 @@ def score_packed(
     model: Any,
     pairs: Sequence[TokenizedPair],
     token_budget: int,
+    attention: str = "sdpa",
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[PairScore]:
     """Score pairs in the order given, as `scoring.score_pairs` does.
@@ -29,11 +30,12 @@ def score_packed(
         model: a causal language model (PEFT-wrapped or not) in eval mode.
         pairs: token ids; every answer has at least one token.
         token_budget: tokens of a forward pass; a longer pair is computed alone.
+        attention: the plan's.
         progress: called with the number of pairs that are done.
     """
     device = next(model.parameters()).device
     scores: dict[int, PairScore] = {}
-    with packed_attention(causal_lm_of(model)):
+    with packed_attention(causal_lm_of(model), attention_name(attention)):
         for start in range(0, len(pairs), WINDOW):
             window = range(start, min(start + WINDOW, len(pairs)))
             for pack in pack_pairs([pairs[index].length for index in window], token_budget):

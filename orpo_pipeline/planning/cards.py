@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from orpo_pipeline.planning.engines import choose_engine
 from orpo_pipeline.planning.memory import GIB, describe_bytes
 from orpo_pipeline.planning.plan import plan_training, step_memory
 from schemas.config import RunConfig
@@ -28,8 +29,10 @@ class CardFit:
 def fit_on_cards(config: RunConfig, shape: ModelShape, here: Probe) -> list[CardFit]:
     """Plan `shape` for NVIDIA cards of SM 8.x, with the packages and the host of `here`.
 
-    Pairs are taken to be as long as `chat.max_length` allows.
+    Pairs are taken to be as long as `chat.max_length` allows. Raises UserError for requests that
+    no engine can fulfil.
     """
+    choose_engine(config, shape)
     return [_fit(config, shape, here, gib) for gib in CARDS]
 
 

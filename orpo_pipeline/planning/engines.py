@@ -29,7 +29,7 @@ def can_pack(config: RunConfig, shape: ModelShape) -> Verdict:
     targets = {name.rpartition(".")[2] for name in config.lora.target_modules}
     adapted = [name for name in HEAD_MODULES if name in targets]
     if adapted:
-        return Verdict(False, f"the loss reads {adapted[0]} without its adapter")
+        return Verdict(False, f"the packed loss knows no adapter on {adapted[0]}")
     if config.model.attention == "eager":
         return Verdict(False, "model.attention is eager, and packed rows need fused attention")
     return Verdict(True, f"{shape.architecture}: each prompt once, no padding, no kept logits")

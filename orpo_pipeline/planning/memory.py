@@ -103,8 +103,8 @@ def trl_pass(shape: ModelShape, pairs: int, longest_pair: int) -> ForwardPass:
 def packed_pass(shape: ModelShape, token_budget: int, longest_pair: int) -> ForwardPass:
     """The packed engine's: at most the budget, or the longest pair if that is longer.
 
-    Of logits, a chunk and its log-softmax live at a time; for every token the gradient of its
-    log-prob, as wide as a hidden state, is kept.
+    Of logits, a chunk in float32 lives at a time, and in 16-bit types once more; for every token
+    the gradient of its log-prob, as wide as a hidden state, is kept.
     """
     tokens = max(token_budget, longest_segment(longest_pair))
     return ForwardPass(tokens, longest_pair, 2 * LOGIT_CHUNK_BYTES + tokens * shape.hidden_size * 4)

@@ -41,6 +41,9 @@ Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Quantization = Literal["nf4", "none"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
+SOFTCAPPED = ("Gemma2ForCausalLM",)
+"""transformers has no `sdpa` for them."""
+
 FORWARD_PASSES = {"packed": packed_pass, "trl": trl_pass}
 
 
@@ -56,7 +59,7 @@ def plan_training(
     in one; and for a model that does not fit.
     """
     device, dtype, target = check_requests(config, probe)
-    attention = choose_attention(config, target, dtype.value)
+    attention = choose_attention(config, target, dtype.value, shape)
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
     engine = choose_engine(config, shape)
@@ -155,9 +158,18 @@ def choose_dtype(config: RunConfig, target: Probe) -> Choice[Dtype]:
     return Choice(value="float32", because=native.because)
 
 
-def choose_attention(config: RunConfig, target: Probe, dtype: str) -> Choice[Attention]:
+def choose_attention(
+    config: RunConfig, target: Probe, dtype: str, shape: ModelShape
+) -> Choice[Attention]:
     """FlashAttention 2 where it is known to work, else torch's scaled dot product attention."""
     requested = config.model.attention
+    if shape.architecture in SOFTCAPPED and requested == "sdpa":
+        raise UserError(
+            f"model.attention is sdpa, but {shape.architecture} caps its scores, and torch's "
+            "attention cannot.",
+            "eager or flash_attention_2 for this model.",
+            "Set model.attention to auto.",
+        )
     flash = can_use_flash_attention(target)
     if requested == "flash_attention_2":
         return Choice(value=requested, because=asked_for("model.attention", flash.because))
@@ -165,9 +177,10 @@ def choose_attention(config: RunConfig, target: Probe, dtype: str) -> Choice[Att
         return Choice(value=requested, because=asked_for("model.attention"))
     if flash.possible and dtype != "float32":
         return Choice(value="flash_attention_2", because=flash.because)
-    if flash.possible:
-        return Choice(value="sdpa", because="FlashAttention 2 does not compute in float32")
-    return Choice(value="sdpa", because=flash.because)
+    because = "FlashAttention 2 does not compute in float32" if flash.possible else flash.because
+    if shape.architecture in SOFTCAPPED:
+        return Choice(value="eager", because=f"{because}, and no other kernel caps the scores")
+    return Choice(value="sdpa", because=because)
 
 
 def choose_quantization(config: RunConfig, target: Probe) -> Choice[Quantization]:

@@ -40,13 +40,15 @@ def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
 def keep_dequantised(model: Any, layers: int) -> None:
     """Replace the NF4 weights of the first so many layers by what they stand for.
 
-    bitsandbytes makes the same values anew for every product; the numbers do not change.
+    In training bitsandbytes makes the same values anew for every product: no number changes.
     """
+    if not layers:
+        return
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
-    for layer in model.get_decoder().layers[:layers]:
+    for layer in _decoder_layers(model)[:layers]:
         for name, linear in list(layer.named_modules()):
             if not isinstance(linear, Linear4bit):
                 continue
@@ -57,10 +59,17 @@ def keep_dequantised(model: Any, layers: int) -> None:
             layer.set_submodule(name, kept)
 
 
-def attach_new_adapter(
-    model: Any, lora: LoraConfig, base: BaseModelRecord, engine: str = "trl"
-) -> Any:
-    """Wrap the base model with a fresh adapter, trainable in fp32.
+def _decoder_layers(model: Any) -> Any:
+    """The stack of transformer layers: `layers` in Llama and most others, `h` in GPT-2."""
+    import torch
+
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
+    return stacks[0] if stacks else []
+
+
+def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord, engine: str) -> Any:
+    """Wrap the base model with a fresh adapter, trainable in fp32, for the plan's engine.
 
     Raises UserError when the model has none of the target modules.
     """

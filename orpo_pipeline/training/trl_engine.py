@@ -14,7 +14,7 @@ import polars as pl
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, TRAIN, read_pairs
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint
 from orpo_pipeline.training.engine import EngineRun
-from orpo_pipeline.training.packed.packing import EpochSampler
+from orpo_pipeline.training.order import EpochSampler
 from orpo_pipeline.training.trainer_setup import (
     common_arguments,
     finished_checkpoint,

@@ -74,7 +74,8 @@ def evaluate_job(train_job: MakeJob) -> Callable[..., EvaluateJob]:
         job = train_job(**{"lora": {"r": 4}, **sections})
         torch.manual_seed(2)
         base = job.prepared.base_model
-        model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+        loaded = load_base(base, job.plan)
+        model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
         for name, tensor in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(tensor, std=0.3)

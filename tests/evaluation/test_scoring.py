@@ -155,7 +155,7 @@ def test_heads_that_change_their_logits(build: Any) -> None:
 def test_packed_scores_are_those_of_the_reference(model: Any, budget: int) -> None:
     pairs = some_pairs(70)
     reported: list[int] = []
-    packed = score_packed(model, pairs, budget, reported.append)
+    packed = score_packed(model, pairs, budget, progress=reported.append)
     for found, expected in zip(packed, score_pairs(model, pairs, batch_size=4), strict=True):
         assert asdict(found) == pytest.approx(asdict(expected), rel=1e-5)
     assert reported == [64, 70]

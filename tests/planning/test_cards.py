@@ -1,8 +1,10 @@
 """What cards of common sizes could train."""
 
+import pytest
 from machines import LLAMA_70B, MISTRAL_7B, configure, cpu
 
 from orpo_pipeline.planning.cards import CARDS, fit_on_cards
+from schemas.errors import UserError
 
 
 def test_larger_cards_do_no_less() -> None:
@@ -18,6 +20,12 @@ def test_larger_cards_do_no_less() -> None:
 
 def test_a_model_for_no_card() -> None:
     assert not any(fit.fits for fit in fit_on_cards(configure(), LLAMA_70B, cpu("avx2"))[:-1])
+
+
+def test_settings_that_contradict_each_other_are_no_matter_of_memory() -> None:
+    config = configure(training__engine="trl", training__token_budget=512)
+    with pytest.raises(UserError, match="counts pairs, not tokens"):
+        fit_on_cards(config, MISTRAL_7B, cpu("avx2"))
 
 
 def test_the_configuration_of_this_machine_does_not_hinder() -> None:

@@ -45,12 +45,12 @@ REFUSALS: dict[str, tuple[ModelShape, dict[str, Any], str]] = {
     "adapted head": (
         SMOLLM2,
         {"lora__target_modules": ("q_proj", "lm_head")},
-        "the loss reads lm_head without its adapter",
+        "the packed loss knows no adapter on lm_head",
     ),
     "adapted embedding, by a longer name": (
         SMOLLM2,
         {"lora__target_modules": ("model.embed_tokens",)},
-        "the loss reads embed_tokens without its adapter",
+        "the packed loss knows no adapter on embed_tokens",
     ),
     "eager attention": (
         SMOLLM2,

@@ -6,6 +6,7 @@ from machines import APPLE_M3, AVX2, H100, L4, MACHINES, SMOLLM2, T4, configure,
 from orpo_pipeline.planning.capabilities import release_numbers
 from orpo_pipeline.planning.memory import describe_bytes
 from orpo_pipeline.planning.plan import plan_table, plan_training, step_memory
+from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import TrainingPlan
 
@@ -86,6 +87,16 @@ def test_cpu_on_a_gpu_machine_is_planned_as_a_cpu() -> None:
     assert decided.forward_pass.value == 1024
     assert "of 64.0 GiB" in decided.forward_pass.because
     assert "H100" not in decided.device.because
+
+
+def test_capped_scores_have_no_fused_attention_but_flash() -> None:
+    gemma = SMOLLM2.model_copy(update={"architecture": "Gemma2ForCausalLM"})
+    found = plan(AVX2, gemma)
+    assert (found.attention.value, found.engine.value) == ("eager", "packed")
+    assert "no other kernel caps the scores" in found.attention.because
+    assert plan(H100, gemma).attention.value == "flash_attention_2"
+    with pytest.raises(UserError, match="caps its scores"):
+        plan(AVX2, gemma, model__attention="sdpa")
 
 
 def test_step_memory_is_the_estimate_that_the_plan_quotes() -> None:

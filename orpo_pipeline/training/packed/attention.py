@@ -19,6 +19,11 @@ PACKED = "orpo_packed"
 PACKED_FLASH = "orpo_packed_varlen"
 
 
+def attention_name(planned: str) -> str:
+    """The packed attention for the plan's."""
+    return PACKED_FLASH if planned == "flash_attention_2" else PACKED
+
+
 @contextmanager
 def packed_attention(model: Any, name: str = PACKED) -> Iterator[None]:
     """The causal language model attends to packed rows inside the `with` block."""
@@ -99,6 +104,8 @@ def flash_over_packed_pairs(
 
     options = _options(layer)
     window = options.sliding_window
+    # Only flash-attn 2.6 and newer know the argument.
+    softcap = {} if options.softcap is None else {"softcap": options.softcap}
     output = flash_over_pairs(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
@@ -108,7 +115,7 @@ def flash_over_packed_pairs(
         dropout_p=options.dropout,
         softmax_scale=options.scaling,
         window_size=(-1, -1) if window is None else (window - 1, 0),
-        softcap=options.softcap or 0.0,
+        **softcap,
     )
     return output[None], None
 
@@ -136,8 +143,8 @@ def _attend(
         mask = _mask(options.layout, queries, keys, window, query)
         return _softcapped(query, key, value, mask, options)
     whole = queries == keys and window is None
-    if grouped and not whole and query.device.type != "cpu":
-        # A GPU's fused kernels take grouped heads or a mask, not both.
+    if grouped and query.device.type != "cpu" and (not whole or query.dtype == torch.float32):
+        # The one fused kernel of a GPU that takes a mask, or float32, takes no grouped heads.
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         grouped = False

@@ -22,7 +22,7 @@ class Layout:
     """Where each pair of a packed row is."""
 
     segments: tuple[Segment, ...]
-    made: dict[Hashable, Any] = field(default_factory=dict)
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What attention makes of the layout, once for all layers: masks, row numbers."""
 
     def pieces(self) -> list[int]:
@@ -49,7 +49,7 @@ class PackedBatch:
         return PackedBatch(
             self.input_ids.to(device),
             self.position_ids.to(device),
-            self.layout,
+            Layout(self.layout.segments),  # what is made of it goes with this copy
             self.predictors.to(device),
             self.targets.to(device),
             self.counts,

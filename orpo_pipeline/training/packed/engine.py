@@ -5,9 +5,9 @@ from typing import Any
 from orpo_pipeline.data.prepared_files import TRAIN
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint
 from orpo_pipeline.training.engine import EngineRun
-from orpo_pipeline.training.packed.attention import PACKED, PACKED_FLASH, packed_attention
+from orpo_pipeline.training.order import StepSampler, count_steps
+from orpo_pipeline.training.packed.attention import attention_name, packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of
-from orpo_pipeline.training.packed.packing import StepSampler, count_steps
 from orpo_pipeline.training.packed.steps import StepCollator
 from orpo_pipeline.training.packed.tokens import PairTokens, read_tokens
 from orpo_pipeline.training.trainer_setup import (
@@ -22,8 +22,7 @@ def train_packed(run: EngineRun) -> int:
     if done := finished_checkpoint(run):
         return checkpoint_step(done)
     trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN))
-    flash = run.plan.attention.value == "flash_attention_2"
-    with packed_attention(causal_lm_of(run.model), PACKED_FLASH if flash else PACKED):
+    with packed_attention(causal_lm_of(run.model), attention_name(run.plan.attention.value)):
         return run_trainer(trainer, run, newest_checkpoint(run.work))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, read_pairs
+from schemas.errors import EnvironmentFault
 from schemas.tokens import TokenizedPair
 
 
@@ -14,6 +15,12 @@ class PairTokens:
 
     def __init__(self, pairs: pl.DataFrame) -> None:
         self._columns = [_flat(pairs[name]) for name in TOKEN_COLUMNS]
+        if not self.lengths().all():
+            raise EnvironmentFault(
+                "A prepared pair has a prompt or an answer without tokens.",
+                "at least one token in each part: preparation sets other rows aside.",
+                "Remove the prepared folder in the state folder's `prepared/` and run again.",
+            )
 
     def __len__(self) -> int:
         return len(self._columns[0][1]) - 1

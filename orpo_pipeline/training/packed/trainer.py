@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from orpo_pipeline.training.loss import FIGURES, share_of_step
+from orpo_pipeline.training.order import StepSampler
 from orpo_pipeline.training.packed.forward import sum_logps
-from orpo_pipeline.training.packed.packing import StepSampler
 from orpo_pipeline.training.packed.steps import Step, StepCollator
 
 

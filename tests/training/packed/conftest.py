@@ -131,7 +131,8 @@ def build_model() -> Callable[..., Any]:
     def build(job: TrainJob, moved: bool = False) -> Any:
         torch.manual_seed(7)
         base = job.prepared.base_model
-        model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+        loaded = load_base(base, job.plan)
+        model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
         for name, weight in model.named_parameters():
             if moved and "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.1)

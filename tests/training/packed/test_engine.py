@@ -75,7 +75,7 @@ def assert_bit_equal(found: Trained, expected: Trained) -> None:
 
 
 def test_figures_are_those_of_the_reference_engine(train_job: MakeJob, train: Train) -> None:
-    """Each step holds every pair, since the engines shuffle in ways of their own."""
+    """Each step is one pass of TRL, which averages over passes."""
     pairs = train_job().prepared.train_pairs
     steps = {"max_steps": 3, "batch_size": pairs, "orpo_lambda": 0.5, "learning_rate": 1e-2}
     by_trl = {"engine": "trl", "token_budget": None, "micro_batch_size": pairs}

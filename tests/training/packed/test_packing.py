@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from orpo_pipeline.training.packed.packing import (
-    StepSampler,
-    balance,
-    count_steps,
-    epoch_order,
-    pack_pairs,
-)
+from orpo_pipeline.training.order import StepSampler, count_steps, epoch_order
+from orpo_pipeline.training.packed.packing import balance, pack_pairs
 
 LENGTHS = st.lists(st.integers(3, 40), max_size=40)
 SIZES = st.integers(1, 30)

@@ -22,7 +22,8 @@ def main(job_file: Path, output: Path) -> None:
     job = TrainJob.model_validate_json(job_file.read_text(encoding="utf-8"))
     torch.manual_seed(7)
     base = job.prepared.base_model
-    model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base)
+    loaded = load_base(base, job.plan)
+    model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
     points: list[tuple[int, int, dict[str, float]]] = []
     train_packed(
         EngineRun(
