@@ -24,7 +24,9 @@ IDS = torch.arange(3, 3 + 2 * 30).view(2, 30)
 
 def planned(job: TrainJob, **values: Any) -> TrainingPlan:
     """The job's plan with other values."""
-    chosen = {name: Choice(value=value, because="a test") for name, value in values.items()}
+    chosen: dict[str, Any] = {
+        name: Choice(value=value, because="a test") for name, value in values.items()
+    }
     return job.plan.model_copy(update=chosen)
 
 

@@ -3,10 +3,11 @@
     FOLDER/NAME/{pairs.parquet, manifest.json}    the pairs that preparation NAME asked about
 
 Ids name content, so a verdict about two ids is true for ever under one threshold and one version of
-the code, which FOLDER stands for. Only the newest file is read: it has the pairs of all others that
-still matter.
+the code, which FOLDER stands for. A preparation's file has every pair that it asked about, those
+that were known, too; the files of the last few are kept, so that several sources may take turns.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from orpo_pipeline.data.relations.words import Indices
 from orpo_pipeline.stages import MANIFEST, is_complete, new_stage
 
 PAIRS = "pairs.parquet"
+KEPT = 4  # preparations
 SCHEMA = {"first": pl.String, "second": pl.String, "same": pl.Boolean}
 
 
@@ -26,7 +28,7 @@ class Verdicts:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known = _newest(folder)
+        self._known = _known(folder)
         self._asked = [self._known.clear()]
 
     def remembering(self, judge: Judge, ids: pl.Series) -> Judge:
@@ -53,11 +55,18 @@ class Verdicts:
         if not is_complete(folder):
             with new_stage(folder) as temporary:
                 pl.concat(self._asked).unique(["first", "second"]).write_parquet(temporary / PAIRS)
+        for old in _newest_first(self._folder)[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def _newest(folder: Path) -> pl.DataFrame:
-    manifests = sorted(folder.glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
-    for manifest in reversed(manifests):
-        if is_complete(manifest.parent):
-            return pl.read_parquet(manifest.parent / PAIRS)
-    return pl.DataFrame(schema=SCHEMA)
+def _known(folder: Path) -> pl.DataFrame:
+    found = [
+        pl.read_parquet(one / PAIRS) for one in _newest_first(folder)[:KEPT] if is_complete(one)
+    ]
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *found]).unique(["first", "second"])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    manifests = folder.glob(f"[!.]*/{MANIFEST}")
+    aged = sorted(((path.stat().st_mtime_ns, path.parent) for path in manifests), reverse=True)
+    return [parent for _, parent in aged]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orpo_pipeline.data.relations.verdicts import PAIRS, Verdicts
+from orpo_pipeline.data.relations.verdicts import KEPT, PAIRS, Verdicts
 from orpo_pipeline.data.relations.words import Indices
 
 IDS = pl.Series(["a", "b", "c", "d"])
@@ -44,16 +44,30 @@ def test_pairs_are_known_by_their_ids_and_not_by_their_places(tmp_path: Path) ->
     assert later.asked == [[0, 1]]
 
 
-def test_the_newest_has_what_still_matters_and_a_damaged_one_is_none(tmp_path: Path) -> None:
-    for name, pair in (("one", [0, 1]), ("two", [1, 2])):
-        verdicts = Verdicts(tmp_path)
-        verdicts.remembering(CountedJudge(), IDS)(np.array([pair]))
-        verdicts.save(name)
-        verdicts.save(name)
-    later = CountedJudge()
-    Verdicts(tmp_path).remembering(later, IDS)(np.array([[0, 1], [1, 2]]))
-    assert later.asked == [[0, 1]]
+def remember(folder: Path, name: str, pair: list[int]) -> list[list[int]]:
+    """A preparation that asks about one pair; what it had to judge."""
+    judge, verdicts = CountedJudge(), Verdicts(folder)
+    verdicts.remembering(judge, IDS)(np.array([pair]))
+    verdicts.save(name)
+    verdicts.save(name)  # the same preparation again
+    return judge.asked
+
+
+def test_sources_may_take_turns(tmp_path: Path) -> None:
+    assert remember(tmp_path, "one", [0, 1]) == [[0, 1]]
+    assert remember(tmp_path, "two", [1, 2]) == [[1, 2]]
+    assert remember(tmp_path, "one and more", [0, 1]) == []
+
+
+def test_a_damaged_file_is_not_read(tmp_path: Path) -> None:
+    remember(tmp_path, "one", [0, 1])
+    remember(tmp_path, "two", [1, 2])
     (tmp_path / "two" / PAIRS).write_bytes(b"no table")
-    later = CountedJudge()
-    Verdicts(tmp_path).remembering(later, IDS)(np.array([[0, 1], [1, 2]]))
-    assert later.asked == [[1, 2]]
+    assert remember(tmp_path, "three", [0, 1]) == []
+    assert remember(tmp_path, "four", [1, 2]) == [[1, 2]]
+
+
+def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
+    for number in range(KEPT + 3):
+        remember(tmp_path, str(number), [0, 1 + number % 3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "5", "6"]

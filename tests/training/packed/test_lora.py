@@ -51,7 +51,7 @@ def make_nf4(bias: bool = False, compute_dtype: torch.dtype = torch.float32) -> 
 
 def with_peft(base: nn.Module, lean: bool, **fields: Any) -> nn.Module:
     """The base layer in PEFT's layer or in ours, as if trained: B is not 0."""
-    model = nn.Sequential(copy.deepcopy(base))
+    model: Any = nn.Sequential(copy.deepcopy(base))
     model.is_loaded_in_4bit = isinstance(base, Linear4bit)  # as transformers marks its models
     config = peft.LoraConfig(r=RANK, target_modules=["0"], **{"lora_alpha": 6, **fields})
     if lean:
@@ -63,7 +63,7 @@ def with_peft(base: nn.Module, lean: bool, **fields: Any) -> nn.Module:
     return layer
 
 
-def both(base: nn.Module, **fields: Any) -> tuple[nn.Module, nn.Module]:
+def both(base: nn.Module, **fields: Any) -> tuple[Any, Any]:
     """PEFT's own layer and the lean one, of the same weights."""
     plain, lean = (with_peft(base, lean, **fields) for lean in (False, True))
     expected = lora.bnb.Linear4bit if isinstance(base, Linear4bit) else lora.Linear
