@@ -82,7 +82,9 @@ def test_two_processes_train_as_one(
         assert torch.equal(adapters[0][name], adapters[1][name]), name
         assert (adapters[0][name] - value).abs().max() <= 1e-5, name
     assert newest_step(tmp_path / "two/work") == STEPS
-    manifest = (tmp_path / f"two/work/checkpoint-{STEPS}/manifest.json").read_text("utf-8")
+    manifest = (tmp_path / "two" / "work" / f"checkpoint-{STEPS}" / "manifest.json").read_text(
+        "utf-8"
+    )
     files = json.loads(manifest)["files"]
     assert {f"rng_state_{rank}.pth" for rank in range(RANKS)} <= files.keys()
 
