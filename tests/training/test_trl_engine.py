@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from engines import build_model, run_engine
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.evaluation.scoring import token_logps
 from orpo_pipeline.training.checkpoints import newest_step
-from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.loss import log_odds, odds_ratio_loss
-from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from orpo_pipeline.training.trainer_setup import check_finite
-from orpo_pipeline.training.trl_engine import train_with_trl, trainer_arguments, trl_dataset
+from orpo_pipeline.training.trl_engine import trainer_arguments, trl_dataset
 from schemas.errors import PipelineError
 from schemas.jobs import TrainJob
 from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
-Points = list[tuple[int, int, dict[str, float]]]
 
 
 @pytest.fixture
@@ -34,38 +32,6 @@ def train_job(train_job: MakeJob) -> MakeJob:
         return train_job(*home, training=asked, **sections)
 
     return make
-
-
-def build_model(job: TrainJob, moved: bool = False) -> Any:
-    """Base model with a new adapter; `moved`: as if trained, so that the adapter's part counts."""
-    torch.manual_seed(7)
-    base = job.prepared.base_model
-    loaded = load_base(base, job.plan)
-    model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
-    for name, weight in model.named_parameters():
-        if moved and "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    return model.train()
-
-
-def run_engine(job: TrainJob, model: Any, work: Path) -> Points:
-    """Train, and return what was reported."""
-    from transformers import AutoTokenizer
-
-    points: Points = []
-    train_with_trl(
-        EngineRun(
-            model=model,
-            tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
-            pairs=job.prepared.path,
-            training=job.config.training,
-            plan=job.plan,
-            work=work,
-            on_step=lambda *point: points.append(point),
-            should_stop=lambda: False,
-        )
-    )
-    return points
 
 
 def tokenized_pairs(job: TrainJob) -> list[TokenizedPair]:

@@ -1,4 +1,4 @@
-"""A packed step computed outside the Trainer, models to compute it with, and the engine."""
+"""A packed step computed outside the Trainer, and models to compute it with."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,19 +11,15 @@ import torch
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS
-from orpo_pipeline.training.engine import EngineRun, find_engine
 from orpo_pipeline.training.loss import FIGURES, share_of_step
 from orpo_pipeline.training.packed.attention import packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of, sum_logps
 from orpo_pipeline.training.packed.steps import Step, StepCollator
 from orpo_pipeline.training.packed.tokens import PairTokens
-from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from schemas.config import ALL_LINEAR_PROJECTIONS
-from schemas.jobs import TrainJob
 from schemas.tokens import TokenizedPair
 
 Gradients = dict[str, torch.Tensor]
-Points = list[tuple[int, int, dict[str, float]]]
 
 
 @pytest.fixture(scope="session")
@@ -122,48 +118,3 @@ def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen rows: nine pairs to train on. One file, so that it is prepared once."""
     path = tmp_path_factory.mktemp("few") / "pairs.jsonl"
     return write_rows(path, [pair_row(number) for number in range(14)])
-
-
-@pytest.fixture(scope="session")
-def build_model() -> Callable[..., Any]:
-    """`build_model(job)`: its base model with a new adapter; `moved`: as if trained before."""
-
-    def build(job: TrainJob, moved: bool = False) -> Any:
-        torch.manual_seed(7)
-        base = job.prepared.base_model
-        loaded = load_base(base, job.plan)
-        model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
-        for name, weight in model.named_parameters():
-            if moved and "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.1)
-        return model.train()
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def run_engine() -> Callable[..., Points]:
-    """`run_engine(job, model, work)`: train with the planned engine; what was reported.
-
-    `stop_after`: a number of steps; the stop is asked for when the last of them ends.
-    """
-    from transformers import AutoTokenizer
-
-    def run(job: TrainJob, model: Any, work: Path, stop_after: int | None = None) -> Points:
-        points: Points = []
-        find_engine(job.plan.engine.value)(
-            EngineRun(
-                model=model,
-                tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
-                pairs=job.prepared.path,
-                training=job.config.training,
-                plan=job.plan,
-                work=work,
-                on_step=lambda *point: points.append(point),
-                # A step's figures come after the question whether to stop behind it.
-                should_stop=lambda: stop_after is not None and len(points) >= stop_after - 1,
-            )
-        )
-        return points
-
-    return run

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from engines import Points, build_model, run_engine
 
 from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.packed.forward import causal_lm_of
@@ -15,7 +16,6 @@ from schemas.errors import PipelineError
 from schemas.jobs import TrainJob
 
 MakeJob = Callable[..., TrainJob]
-Points = list[tuple[int, int, dict[str, float]]]
 
 SHORT = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "save_steps": 100}
 
@@ -52,7 +52,7 @@ def train_job(train_job: MakeJob, few_rows: Path) -> MakeJob:
 
 @pytest.fixture
 def train(
-    build_model: Callable[..., Any], run_engine: Callable[..., Points], tmp_path: Path
+    tmp_path: Path,
 ) -> Train:
     """`train(job, "work")`: a new model trained in the folder of that name, or trained on there.
 
@@ -133,7 +133,6 @@ def test_steps_do_not_depend_on_the_token_budget(train_job: MakeJob, train: Trai
 def test_every_choice_takes_steps(
     train_job: MakeJob,
     train: Train,
-    build_model: Callable[..., Any],
     sections: dict[str, dict[str, Any]],
 ) -> None:
     job = train_job(**sections)
@@ -233,8 +232,6 @@ def test_the_attention_of_before_comes_back(train_job: MakeJob, train: Train) ->
 
 def test_a_non_finite_loss_stops_training(
     train_job: MakeJob,
-    build_model: Callable[..., Any],
-    run_engine: Callable[..., Points],
     tmp_path: Path,
 ) -> None:
     job = train_job(training={"learning_rate": 1e30, "warmup": 0, "save_steps": 1, "max_steps": 4})

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from engines import build_model, run_engine
 from safetensors.torch import load_file
 
 from orpo_pipeline.stages import MANIFEST
@@ -58,8 +58,6 @@ def job(train_job: Callable[..., TrainJob], few_rows: Path) -> TrainJob:
 
 def test_two_processes_train_as_one(
     job: TrainJob,
-    build_model: Callable[..., Any],
-    run_engine: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     model = build_model(job)
@@ -91,8 +89,6 @@ def test_two_processes_train_as_one(
 
 def test_only_the_first_rank_seals_a_checkpoint(
     job: TrainJob,
-    build_model: Callable[..., Any],
-    run_engine: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     """A manifest by a rank that is not the first may be of half-written files, and both prune."""
