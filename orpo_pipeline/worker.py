@@ -16,7 +16,7 @@ from pathlib import Path
 from orpo_pipeline.training.train import Interrupted
 from schemas.errors import PipelineError
 from schemas.jobs import JOB, Done, Event, Failed, Job, Metrics, PrepareJob, Progress, TrainJob
-from schemas.results import Record
+from schemas.record import Record
 
 PROGRESS_INTERVAL = 0.2  # seconds between progress lines; the last of a kind is always sent
 INTERRUPTED = 143  # 128 + SIGTERM, as a shell reports it

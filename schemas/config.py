@@ -2,16 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from schemas.evaluation_config import EvaluationConfig
+from schemas.gate_config import GateConfig
 from schemas.pairs import DefectCode, Severity
+from schemas.section import Section
 
 EMBEDDED = "embedded"
 
@@ -32,12 +28,6 @@ ALL_LINEAR_PROJECTIONS = (
 def _switch(value: Any) -> Any:
     """YAML reads an unquoted on or off as a truth value."""
     return ("off", "on")[value] if isinstance(value, bool) else value
-
-
-class Section(BaseModel):
-    """Frozen, and an unknown key is an error. Field docs become the Prefect UI's help texts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
@@ -240,29 +230,6 @@ class TrainingConfig(Section):
 
     seed: int = Field(default=42, ge=0)
     """Seeds adapter weights, data order and dropout."""
-
-
-class EvaluationConfig(Section):
-    """What is measured on the held-out pairs, for the base model and the candidate alike."""
-
-    max_pairs: int | None = Field(default=None, ge=1)
-    """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
-
-    batch_size: int = Field(default=8, ge=1)
-    """Pairs per forward pass when the plan's engine is trl; with packed its token budget counts."""
-
-    generations: int = Field(default=4, ge=0)
-    """Held-out prompts that both models answer, side by side."""
-
-    max_new_tokens: int = Field(default=96, ge=1)
-    """Tokens per generated answer."""
-
-
-class GateConfig(Section):
-    """When a candidate may become the first champion."""
-
-    min_accuracy_gain: float = Field(default=0.0, ge=0, le=1)
-    """The candidate's pair accuracy must exceed the base model's by more than this."""
 
 
 class RegistryConfig(Section):

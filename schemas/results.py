@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from schemas.plan import ModelShape, TrainingPlan
-
-
-class Record(BaseModel):
-    """Frozen and JSON-serialisable: Prefect persists it as a task's result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from schemas.record import Record
 
 
 class BaseModelRecord(Record):

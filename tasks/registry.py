@@ -11,7 +11,7 @@ from orpo_pipeline.evaluation.generation import stop_token_ids
 from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
-from schemas.config import GateConfig
+from schemas.gate_config import GateConfig
 from schemas.plan import Choice, TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from schemas.errors import ERRORS_BY_EXIT_CODE, PipelineError
 from schemas.jobs import EVENT, Done, Event, Failed, Job
-from schemas.results import Record
+from schemas.record import Record
 
 STOP_GRACE_SECONDS = 120.0
 """Time to write a checkpoint after SIGTERM; then SIGKILL."""

@@ -1,6 +1,6 @@
 """May a candidate become the champion? A pure decision, with its reason."""
 
-from schemas.config import GateConfig
+from schemas.gate_config import GateConfig
 from schemas.plan import Choice
 from schemas.results import EvaluationReport
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orpo_pipeline.evaluation.promotion import should_promote
-from schemas.config import GateConfig
+from schemas.gate_config import GateConfig
 from schemas.results import EvaluationReport, PairMetrics
 
 

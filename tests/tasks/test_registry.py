@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import GateConfig, RegistryConfig
+from schemas.config import RegistryConfig
+from schemas.gate_config import GateConfig
 from schemas.results import EvaluationReport, PairMetrics
 from tasks.registry import CHALLENGER, CHAMPION, DECIDED_ON_TAG, assign_alias
 from tasks.tracking import Tracker

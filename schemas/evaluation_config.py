@@ -1,0 +1,21 @@
+"""The configuration's section `evaluation`."""
+
+from pydantic import Field
+
+from schemas.section import Section
+
+
+class EvaluationConfig(Section):
+    """What is measured on the held-out pairs, for the base model and the candidate alike."""
+
+    max_pairs: int | None = Field(default=None, ge=1)
+    """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Pairs per forward pass when the plan's engine is trl; with packed its token budget counts."""
+
+    generations: int = Field(default=4, ge=0)
+    """Held-out prompts that both models answer, side by side."""
+
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Tokens per generated answer."""
