@@ -1,7 +1,9 @@
-"""What evaluation measures: figures by name, with their intervals, and differences of two models."""
+"""What evaluation measures: figures with their intervals, and differences of two models."""
 
 from enum import StrEnum
 from typing import Literal
+
+from pydantic import Field
 
 from schemas.record import Record
 
@@ -73,7 +75,7 @@ class Difference(Estimate):
     """Candidate minus reference of one figure, paired: both on the same pairs."""
 
     groups: int
-    """Prompt groups: the independent units. The standard error has groups - 1 degrees of freedom."""
+    """Prompt groups, the independent units: the error has groups - 1 degrees of freedom."""
     standard_error: float
     """Of the difference, clustered by prompt group."""
 
@@ -88,5 +90,5 @@ class Comparison(Record):
     """Over all held-out pairs. A figure that could not be measured is missing, never NaN."""
     new_pairs: int | None = None
     """Held-out pairs that the reference's own data did not have; None when that is unknown."""
-    new_differences: dict[Figure, Difference] = {}
+    new_differences: dict[Figure, Difference] = Field(default_factory=dict)
     """The pair figures over those pairs alone."""
