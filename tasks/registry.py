@@ -6,7 +6,8 @@ from typing import Any
 import polars as pl
 
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
-from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram, training_curves
+from orpo_pipeline.evaluation.curves import training_curves
+from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram
 from orpo_pipeline.evaluation.generation import stop_token_ids
 from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table

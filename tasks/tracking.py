@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from orpo_pipeline.planning.plan import plan_table
 from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.home import mlflow_artifacts, mlflow_store
+from tasks.run_description import config_yaml, parameters, tags
 from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
 
 ADAPTER_TAG = "orpo.adapter_id"
@@ -32,6 +32,9 @@ LOSS = "train/loss"
 QUIET_SECONDS = 30.0
 """After a failed live point the server is left alone for so long; nothing is lost, see
 `deliver_points`."""
+
+CONFIG = "config.yaml"
+"""The whole configuration's place among a run's artifacts."""
 
 BATCH = 1000  # MLflow's limit of metrics a call
 
@@ -120,23 +123,31 @@ class Tracker:
     def describe_run(
         self, run_id: str, config: RunConfig, prepared: PreparedData, plan: TrainingPlan
     ) -> None:
-        """Name, parameters and tags: what went in and what was decided."""
+        """Name, parameters, tags and configuration: what went in and what was decided."""
         from mlflow.entities import Param, RunTag
+        from mlflow.utils.git_utils import get_git_commit
 
+        commit = get_git_commit(__file__)
         recorded = self.client.get_run(run_id).data.params
-        params = {**_flat(config.model_dump(mode="json")), **_plan_params(plan)}
-        tags = {
-            "mlflow.runName": f"{prepared.base_model.name} {prepared.dataset_id[:8]}",
-            "orpo.dataset_id": prepared.dataset_id,
-            "orpo.prepared_id": prepared.prepared_id,
-            "orpo.base_model": prepared.base_model.name,
-            "orpo.base_revision": prepared.base_model.revision,
-        }
+        shown = parameters(config, prepared, plan)
         self.client.log_batch(
             run_id,
-            params=[Param(key, value) for key, value in params.items() if key not in recorded],
-            tags=[RunTag(key, value) for key, value in tags.items()],
+            params=[Param(key, value) for key, value in shown.items() if key not in recorded],
+            tags=[RunTag(key, value) for key, value in tags(prepared, commit).items()],
         )
+        self.client.log_text(run_id, config_yaml(config), CONFIG)
+
+    @contextmanager
+    def system_metrics(self, run_id: str) -> Iterator[None]:
+        """Log `system/*` while the block runs: load of this whole machine, its GPUs included."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def log_point_live(self, run_id: str, step: int, values: dict[str, float]) -> None:
         """Log one step now if the server answers; training never waits for a dead one."""
@@ -272,19 +283,3 @@ def chat_signature() -> Any:
         outputs=Schema([ColSpec(text)]),
         params=ParamSchema([ParamSpec("max_new_tokens", DataType.long, 256)]),
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            flat[prefix + key] = text
-    return flat
-
-
-def _plan_params(plan: TrainingPlan) -> dict[str, str]:
-    chosen = {f"plan.{name}": value for name, value, _ in plan_table(plan)}
-    return {**chosen, "plan.hardware": plan.probe.name}

@@ -18,6 +18,11 @@ HEALTH_SECONDS = 10
 PASSWORD = re.compile(r"//[^/@]*@")
 
 
+def without_password(text: str) -> str:
+    """`text` with what stands between // and @ of addresses replaced."""
+    return PASSWORD.sub("//***@", text)
+
+
 def tracking_uri(config: RegistryConfig, home: Path) -> str:
     """Configured server, else `MLFLOW_TRACKING_URI`, else the state folder's SQLite file."""
     return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store(home)
@@ -72,7 +77,7 @@ def store_faults(uri: str) -> Iterator[None]:
     except store_errors() as error:
         because = str(error).partition("\n")[0].rstrip(".")
         raise EnvironmentFault(
-            f"Recording the run in MLflow ({PASSWORD.sub('//***@', uri)}) failed: {because}.",
+            f"Recording the run in MLflow ({without_password(uri)}) failed: {because}.",
             "a store that can be read and written, and whose runs and model versions nobody "
             "deletes meanwhile.",
             "Mend what the message names, such as a full disk, a damaged file or a server that "

@@ -48,7 +48,10 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
                 tracker.log_point_live(run_id, event.step, event.values)
 
         # `register` delivers what the tracking server missed.
-        return run_stage(job, TrainedAdapter, on_event, lambda: tracker.close_run(run_id, "KILLED"))
+        with tracker.system_metrics(run_id):
+            return run_stage(
+                job, TrainedAdapter, on_event, lambda: tracker.close_run(run_id, "KILLED")
+            )
 
 
 def _in_words(metrics: Metrics) -> str:

@@ -1,49 +1,9 @@
 """Figures of a run, for people who look before they read."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BASE, CANDIDATE = "#8a8f98", "#1f6feb"
-CHOSEN, REJECTED = "#1a7f37", "#cf222e"
-
-
-def training_curves(points: Sequence[dict[str, Any]]) -> Figure:
-    """Loss, log-probs, odds margin and pair accuracy over the optimizer steps."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    _curve(axes[0, 0], points, {"train/loss": CANDIDATE, "train/nll": BASE}, "loss (nats)")
-    sides = {"train/logp_chosen": CHOSEN, "train/logp_rejected": REJECTED}
-    _curve(axes[0, 1], points, sides, "mean log-prob per token (nats)")
-    _curve(axes[1, 0], points, {"train/log_odds_margin": CANDIDATE}, "log-odds, chosen - rejected")
-    _curve(axes[1, 1], points, {"train/pair_accuracy": CANDIDATE}, "pair accuracy")
-    axes[1, 1].set_ylim(0, 1.02)
-    figure.suptitle("Training, one point per optimizer step, with a moving mean")
-    return figure
-
-
-def _curve(
-    axes: Axes, points: Sequence[dict[str, Any]], colours: dict[str, str], label: str
-) -> None:
-    for name, colour in colours.items():
-        known = [(p["step"], p["values"][name]) for p in points if name in p["values"]]
-        if not known:
-            continue
-        steps, values = zip(*known, strict=True)
-        window = max(len(values) // 10, 1)
-        smooth = pl.Series(values).rolling_mean(window, min_samples=1)
-        # A line through a single point would be invisible.
-        style: dict[str, Any] = {"color": colour, "marker": "o" if len(values) == 1 else None}
-        axes.plot(steps, values, alpha=0.3, linewidth=1, **style)
-        axes.plot(steps, smooth, linewidth=2, label=name.removeprefix("train/"), **style)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.25)
-    if axes.lines:
-        axes.legend(frameon=False)
+from orpo_pipeline.evaluation.curves import BASE, CANDIDATE, CHOSEN, REJECTED
 
 
 def margin_histogram(scores: pl.DataFrame) -> Figure:

@@ -150,6 +150,7 @@ def test_the_run_holds_what_a_reader_looks_for(site: Site, first_output: str) ->
     run = site.only_run()
     paths = {a.path for folder in ("", "data", "figures") for a in list_files(site, run, folder)}
     assert {
+        "config.yaml",
         "plan.md",
         "generations.json",
         "data/report.json",
@@ -159,6 +160,7 @@ def test_the_run_holds_what_a_reader_looks_for(site: Site, first_output: str) ->
     } <= paths
     assert run.data.params["training.max_steps"] == "6"
     assert run.data.params["plan.device"]
+    assert int(run.data.params["data.eval_pairs"]) > 0
     assert run.data.metrics["candidate/pairs"] == run.data.metrics["base/pairs"] > 0
     dataset = run.inputs.dataset_inputs[0].dataset
     assert run.data.tags["orpo.dataset_id"].startswith(dataset.digest)

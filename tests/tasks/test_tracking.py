@@ -3,6 +3,7 @@
 import resource
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) 
     for point in POINTS[1:]:
         again.log_point_live(run_id, point["step"], point["values"])
     assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
+
+
+def test_system_metrics_are_logged_and_a_resumed_training_continues_them(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    run_id = tracker.open_run("adapter-system")
+    for attempt in (1, 2):
+        with tracker.system_metrics(run_id):
+            wait_for_metric(tracker, run_id, "system/cpu_utilization_percentage", attempt)
+    history = tracker.client.get_metric_history(run_id, "system/cpu_utilization_percentage")
+    assert sorted(metric.step for metric in history) == list(range(len(history)))
+
+
+def wait_for_metric(tracker: Tracker, run_id: str, name: str, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(tracker.client.get_metric_history(run_id, name)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_error_closes_the_run_and_reopening_makes_it_running(tracker: Tracker) -> None:
