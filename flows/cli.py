@@ -139,7 +139,7 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        from orpo_pipeline.data.report.page import show_controls
+        from orpo_pipeline.pages.rendering import show_controls
 
         if "--debug" in sys.argv:
             print(show_controls(traceback.format_exc()), file=sys.stderr)

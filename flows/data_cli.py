@@ -55,7 +55,7 @@ def explain(
 ) -> None:
     """Show a row's whole way: origin, changes, tokens, verdict, split."""
     from orpo_pipeline.data.explanation import explain_row
-    from orpo_pipeline.data.report.page import show_controls
+    from orpo_pipeline.pages.rendering import show_controls
 
     console = Console()
     explanations = explain_row(state_home(), row)
@@ -85,7 +85,7 @@ def _funnel(prepared: PreparedData) -> Table:
 
 def _warn_of_stop(console: Console, config: RunConfig, prepared: PreparedData) -> None:
     from orpo_pipeline.data.preparation import check_usable
-    from orpo_pipeline.data.report.page import show_controls
+    from orpo_pipeline.pages.rendering import show_controls
     from schemas.errors import UserError
 
     try:

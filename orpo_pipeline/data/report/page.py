@@ -1,18 +1,10 @@
-"""The data report as one HTML page: readable offline, by eye before by number.
+"""The data report as one HTML page: readable offline, by eye before by number."""
 
-Everything that comes from the data is shown as text. Autoescaping takes care of HTML,
-`show_controls` of characters that would be invisible or reorder what a reader sees, and the page's
-own Content-Security-Policy forbids whatever else might slip through.
-"""
-
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from jinja2 import Template
 
 from orpo_pipeline.data.report.bias import LENGTH
 from orpo_pipeline.data.report.charts import (
@@ -25,6 +17,7 @@ from orpo_pipeline.data.report.charts import (
 )
 from orpo_pipeline.data.report.contents import REMOVING
 from orpo_pipeline.data.report.defect_words import DEFECT_WORDS, SEVERITY_WORDS
+from orpo_pipeline.pages.rendering import page_template
 from orpo_pipeline.planning.memory import describe_bytes
 from schemas.data_report import DataReport, FileSummary
 
@@ -34,13 +27,6 @@ COARSE_EVAL = 100
 CLEAR_LEAN = 0.04
 BIG_GROUP = 0.05
 BIG_LOSS = 0.05
-
-# Controls but tab and line end; soft hyphen; zero-width space, marks, bidi and separators; BOM;
-# annotation; language tags; surrogates. Joiners stay: emoji and several scripts need them.
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"
-)
 
 TOKEN_ROWS = (
     ("prompt", "Prompt"),
@@ -100,25 +86,9 @@ def render_report(report: DataReport, estimate: Estimate | None) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=show_controls,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = describe_hours
-    environment.filters["bytes"] = describe_bytes
-    environment.filters["share"] = describe_share
-    return environment.get_template("report.html.jinja")
-
-
-def show_controls(value: Any) -> Any:
-    """Text with characters that cannot be seen given by number, as `[U+202E]`; else the value."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return UNSEEN.sub(lambda found: f"[U+{ord(found.group()):04X}]", value)
+    folder = Path(__file__).parent / "templates"
+    filters = {"duration": describe_hours, "bytes": describe_bytes, "share": describe_share}
+    return page_template(folder, "report.html.jinja", filters)
 
 
 def describe_hours(hours: float) -> str:

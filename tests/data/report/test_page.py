@@ -1,18 +1,15 @@
 """The report's page: whole, offline, the same each time, and deaf to what the data says."""
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_pipeline.data.report.page import (
-    Estimate,
-    render_report,
-    show_controls,
-)
+from orpo_pipeline.data.report.page import Estimate, render_report
+from orpo_pipeline.pages.rendering import show_controls
 from schemas.data_report import (
     Bias,
     DataReport,
@@ -25,43 +22,10 @@ from schemas.data_report import (
 )
 from schemas.pairs import DefectCode
 
-VOID = {"meta", "br"}
 HOSTILE = (
     "</pre></script><script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)>"
     "{{ 7 * 7 }}{% raw %}<!--]]>&lt;&#60;\u202e\u2066\x00\x1b[31m\x07<svg/onload=alert(3)>"
 )
-
-
-class Page(HTMLParser):
-    """Tags with the names of their attributes, attribute values, and the text of each element."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, tuple[str, ...]]] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.unclosed: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, tuple(name for name, _ in attrs)))
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self.texts.setdefault(tag, []).append("")
-        if tag not in VOID:
-            self.unclosed.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.unclosed.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.unclosed.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in set(self.unclosed):
-            self.texts[tag][-1] += data
 
 
 def histogram(*counts: int, width: float = 64.0) -> Histogram:

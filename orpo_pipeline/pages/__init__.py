@@ -1,0 +1,1 @@
+"""HTML pages that a run leaves behind: one look, and nothing foreign in them runs."""
