@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 
 from orpo_pipeline.base_model import needs_dequantising
 from orpo_pipeline.data.inputs import find_inputs
@@ -23,9 +24,24 @@ def prepare(config: RunConfig) -> PreparedData:
     Raises UserError where a run must not go on with it (`check_usable`).
     """
     prepared = prepare_data(config)
+    show_funnel(prepared)
     check_usable(prepared, config)
     record_evaluated(prepared, state_home())
     return prepared
+
+
+def show_funnel(prepared: PreparedData) -> None:
+    """What became of the rows, as an artifact: there also when the data turns out unusable."""
+    counts = {
+        "rows in": prepared.rows_in,
+        "kept to train": prepared.train_pairs,
+        "kept to evaluate": prepared.eval_pairs,
+        "exact duplicates": prepared.duplicates,
+        **prepared.quarantined,
+    }
+    rows = [{"rows": name, "count": count} for name, count in counts.items()]
+    text = f"Data set {prepared.dataset_id}: what became of its rows"
+    create_table_artifact(rows, key="data-funnel", description=text)
 
 
 def prepare_data(config: RunConfig) -> PreparedData:

@@ -10,6 +10,7 @@ from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
+from tasks.links import mlflow_address, run_link, version_link
 from tasks.policies import stage_task
 from tasks.registry import assign_alias, describe_version, record_run, register_version, registered
 from tasks.tracking import recorded_run
@@ -34,7 +35,10 @@ def register(
         tracker.finish_run(run_id)
         record = registered(tracker, run_id, version, decision, reused=known)
     summary = describe_version(prepared, adapter, evaluation)
-    title = f"## {record.model_name} version {version}: {', '.join(record.aliases) or 'no alias'}"
-    text = f"{title}\n\n{decision.because}\n\n{summary}\n\nMLflow run `{run_id}`\n"
+    address = mlflow_address(record.tracking_uri, state_home())
+    title = version_link(address, record.model_name, version)
+    run = run_link(address, record.experiment_id, run_id)
+    aliases = ", ".join(record.aliases) or "no alias"
+    text = f"## {title}: {aliases}\n\n{decision.because}\n\n{summary}\n\n{run}\n"
     create_markdown_artifact(text, key="registered-version")
     return record

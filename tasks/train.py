@@ -4,6 +4,7 @@ import shutil
 from datetime import timedelta
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 
 from orpo_pipeline.training.train import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
@@ -12,6 +13,7 @@ from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
+from tasks.links import mlflow_address, run_link
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
@@ -35,6 +37,8 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
         StageProgress("train") as progress,
     ):
         tracker.describe_run(run_id, config, prepared, plan)
+        link = run_link(mlflow_address(tracker.uri, home), tracker.experiment_id(), run_id)
+        create_markdown_artifact(f"Curves, data report and plan: {link}", key="mlflow-run")
         page = report_page(config, prepared, plan)
         tracker.client.log_text(run_id, page, DATA_REPORT)
         figures = ""

@@ -270,6 +270,8 @@ def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: st
             "select t.name, t.state_type from task_run t join flow_run f on f.id = t.flow_run_id "
             "where f.state_type = 'COMPLETED'"
         ).fetchall()
+        artifacts = {key for (key,) in database.execute("select key from artifact")}
+    assert artifacts >= {"data-funnel", "training-plan", "mlflow-run", "registered-version"}
     assert {(name.split("-")[0], state) for name, state in rows} == {
         (name, "COMPLETED") for name in ("prepare", "plan", "train", "evaluate", "register")
     }
