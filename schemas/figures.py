@@ -40,6 +40,11 @@ class Figure(StrEnum):
             return "higher"
         return "lower" if self in _LOWER else "neither"
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is the share of pairs or answers of which something is true."""
+        return self in _RATES
+
 
 _HIGHER = {
     Figure.ACCURACY,
@@ -58,6 +63,13 @@ _LOWER = {
     Figure.DRIFT_KL,
     Figure.DRIFT_NEUTRAL_NLL,
     Figure.REPETITION,
+}
+_RATES = {
+    Figure.ACCURACY,
+    Figure.ACCURACY_SUMMED,
+    Figure.END_OF_TURN_RATE,
+    Figure.REFUSAL_RATE,
+    Figure.FORMAT_RATE,
 }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from schemas.plan import ModelShape, TrainingPlan
+from schemas.promotion import PromotionResult
 from schemas.record import Record
 
 
@@ -94,11 +95,9 @@ class RegisteredVersion(Record):
 
     model_name: str
     version: str
-    aliases: tuple[str, ...]
     run_id: str
     experiment_id: str
     tracking_uri: str
-    because: str
     reused: bool = False
 
 
@@ -110,4 +109,5 @@ class PipelineResult(Record):
     adapter: TrainedAdapter
     evaluation: EvaluationReport
     version: RegisteredVersion
+    promotion: PromotionResult
     seconds: float

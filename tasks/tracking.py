@@ -53,6 +53,13 @@ def recorded_run(
             yield tracker, run_id
 
 
+@contextmanager
+def registry(config: RegistryConfig, home: Path) -> Iterator["Tracker"]:
+    """The store, for work on versions; what MLflow itself raises becomes EnvironmentFault."""
+    with store_faults(tracking_uri(config, home)):
+        yield Tracker(config, home)
+
+
 class Tracker:
     """The MLflow store of one run configuration."""
 
