@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from schemas.figures import Figure
+from schemas.figures import SHARES, Figure
 from schemas.section import Section
 
 Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -55,7 +55,7 @@ class GateConfig(Section):
     @field_validator("guardrails")
     @classmethod
     def _can_be_exceeded(cls, margins: dict[Figure, float]) -> dict[Figure, float]:
-        endless = [f.value for f, margin in margins.items() if f.is_rate and margin >= 1]
+        endless = [f.value for f, margin in margins.items() if f in SHARES and margin >= 1]
         if endless:
             raise ValueError(f"{', '.join(endless)}: a rate's margin must be below 1")
         return margins

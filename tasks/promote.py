@@ -12,7 +12,7 @@ from schemas.results import EvaluationReport, RegisteredVersion
 from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.promotion_requests import promote_if_better
-from tasks.tracking import registry
+from tasks.tracking_models import registry
 
 
 @task(**stage_task("promote", timedelta(hours=2), retries=3, delay=timedelta(seconds=20)))

@@ -20,7 +20,8 @@ from tasks.promotion import (
     read_aliases,
     repair,
 )
-from tasks.tracking import Tracker, registry
+from tasks.tracking import Tracker
+from tasks.tracking_models import registry
 
 VERDICT_TAG = "orpo.verdict"
 DECISION_TAG = "orpo.decision"

@@ -53,13 +53,6 @@ def recorded_run(
             yield tracker, run_id
 
 
-@contextmanager
-def registry(config: RegistryConfig, home: Path) -> Iterator["Tracker"]:
-    """The store, for work on versions; what MLflow itself raises becomes EnvironmentFault."""
-    with store_faults(tracking_uri(config, home)):
-        yield Tracker(config, home)
-
-
 class Tracker:
     """The MLflow store of one run configuration."""
 
@@ -259,6 +252,15 @@ class Tracker:
                 pip_requirements=requirements,
             )
         return str(info.model_uri), str(info.model_id)
+
+    def download_adapter(self, version: str, folder: Path) -> Path:
+        """The adapter of a version of the registered model, copied below `folder`."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        uri = f"models:/{self.config.model_name}/{version}/artifacts/adapter"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
     def finish_run(self, run_id: str) -> None:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""

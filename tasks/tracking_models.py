@@ -1,10 +1,23 @@
 """Registered versions as a user of them sees them: found by alias, downloaded, loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from schemas.config import RegistryConfig
+from tasks.tracking import Tracker
+from tasks.tracking_store import store_faults, tracking_uri
+
 ADAPTER = Path("artifacts") / "adapter"
 """Where a downloaded version has its adapter."""
+
+
+@contextmanager
+def registry(config: RegistryConfig, home: Path) -> Iterator[Tracker]:
+    """The store, for work on versions; what MLflow itself raises becomes EnvironmentFault."""
+    with store_faults(tracking_uri(config, home)):
+        yield Tracker(config, home)
 
 
 def version_with_alias(uri: str, name: str, alias: str) -> str:

@@ -17,7 +17,7 @@ from orpo_pipeline.evaluation.hypotheses import (
     p_less,
     turned,
 )
-from schemas.figures import Comparison, Difference, Figure
+from schemas.figures import SHARES, Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateCheck, GateDecision, Outcome, Verdict
 
@@ -59,14 +59,14 @@ class Requirement:
 
     def p_value(self) -> float | None:
         """Of not being met; the larger of two one-sided tests where there are two sides."""
-        rate = self.figure.is_rate
+        rate = self.figure in SHARES
         return max(
             (p_greater(side, self.more_than + ROUNDING, rate) for side in self.sides), default=None
         )
 
     def is_missed(self, alpha: float) -> bool:
         """Whether it is beyond doubt that the change is not what it must be."""
-        rate = self.figure.is_rate
+        rate = self.figure in SHARES
         return any(p_less(side, self.missed_below, rate) <= alpha for side in self.sides)
 
 
