@@ -1,4 +1,4 @@
-"""The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data` and `up`."""
+"""The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data`, `up` and the rest."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from rich.markup import escape
 from flows.configuration import read_config
 from flows.data_cli import app as data_app
 from flows.options import ConfigFile, Debug, Overrides
+from flows.registry_cli import promote, promotions, rollback
 from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
@@ -29,6 +30,9 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command()(promotions)
+app.command()(promote)
+app.command()(rollback)
 
 
 @app.command()

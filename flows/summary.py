@@ -1,10 +1,13 @@
 """What a person reads when a run has ended."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from orpo_pipeline.evaluation.gate import GATE_COLUMNS, gate_rows
 from orpo_pipeline.planning.plan import plan_table
 from schemas.figures import HEADLINES, in_words
+from schemas.gate_decision import GateDecision
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PipelineResult
 
@@ -22,11 +25,24 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(_figures(result))
     for alarm in result.evaluation.alarms:
         console.print(f"          {alarm}", soft_wrap=True)
-    aliases = ", ".join(version.aliases) or "no alias"
+    promotion = result.promotion
+    aliases = ", ".join(promotion.aliases) or "no alias"
     console.print(f"[bold]Model[/]     {version.model_name} version {version.version}: {aliases}")
-    console.print(f"          {version.because}", soft_wrap=True)
+    console.print(escape(f"          {promotion.because}"), soft_wrap=True)
+    if promotion.decision is not None:
+        console.print(gate_as_table(promotion.decision))
     console.print(f"[bold]Time[/]      {result.seconds:.0f} s")
     console.print("[bold]See it[/]    make up OPEN=1")
+
+
+def gate_as_table(decision: GateDecision) -> Table:
+    """The gate's verdict with every check behind it."""
+    table = Table(title=f"Gate: {decision.verdict.value}", title_justify="left")
+    for column in GATE_COLUMNS:
+        table.add_column(column)
+    for row in gate_rows(decision):
+        table.add_row(*map(escape, row))
+    return table
 
 
 def plan_as_table(plan: TrainingPlan) -> Table:

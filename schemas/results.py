@@ -5,6 +5,7 @@ from typing import Literal
 
 from schemas.figures import Comparison, Estimate, Figure
 from schemas.plan import ModelShape, TrainingPlan
+from schemas.promotion import PromotionResult
 from schemas.record import Record
 
 
@@ -126,11 +127,9 @@ class RegisteredVersion(Record):
 
     model_name: str
     version: str
-    aliases: tuple[str, ...]
     run_id: str
     experiment_id: str
     tracking_uri: str
-    because: str
     reused: bool = False
 
 
@@ -142,4 +141,5 @@ class PipelineResult(Record):
     adapter: TrainedAdapter
     evaluation: EvaluationReport
     version: RegisteredVersion
+    promotion: PromotionResult
     seconds: float

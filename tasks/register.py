@@ -1,4 +1,4 @@
-"""Task `register`: the run's record in MLflow, the model version, its alias."""
+"""Task `register`: the run's record in MLflow, the model version, and what speaks for it."""
 
 from datetime import timedelta
 
@@ -9,10 +9,11 @@ from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.data_report import DATA_REPORT, report_page
+from tasks.evidence import fixed_pair, store_evidence
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link, version_link
 from tasks.policies import stage_task
-from tasks.registry import assign_alias, describe_version, record_run, register_version, registered
+from tasks.registry import describe_version, record_run, register_version, registered
 from tasks.tracking import recorded_run
 
 
@@ -31,14 +32,19 @@ def register(
         if new and adapter.reused:  # a training that ran has logged it at its beginning
             tracker.client.log_text(run_id, report_page(config, prepared, plan), DATA_REPORT)
         version, known = register_version(tracker, run_id, prepared, plan, adapter, evaluation)
-        decision = assign_alias(tracker, version, evaluation, config.gate)
+        pair = fixed_pair(prepared, plan, evaluation)
+        store_evidence(tracker, run_id, version, adapter, pair)
         tracker.finish_run(run_id)
-        record = registered(tracker, run_id, version, decision, reused=known)
+        record = registered(tracker, run_id, version, reused=known)
     summary = describe_version(prepared, adapter, evaluation)
     address = mlflow_address(record.tracking_uri, state_home())
     title = version_link(address, record.model_name, version)
     run = run_link(address, record.experiment_id, run_id)
-    aliases = ", ".join(record.aliases) or "no alias"
-    text = f"## {title}: {aliases}\n\n{decision.because}\n\n{summary}\n\n{run}\n"
+    text = f"## {title}
+
+{summary}
+
+{run}
+"
     create_markdown_artifact(text, key="registered-version")
     return record

@@ -1,4 +1,4 @@
-"""The registered model: one version per adapter, and who carries which alias."""
+"""The registered model: one version per adapter."""
 
 import json
 from typing import Any
@@ -9,18 +9,13 @@ from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.curves import training_curves
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram
 from orpo_pipeline.evaluation.generation import stop_token_ids
-from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
 from schemas.figures import HEADLINES, Figure, in_words
-from schemas.gate_config import GateConfig
-from schemas.plan import Choice, TrainingPlan
+from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
 
-CHALLENGER, CHAMPION = "challenger", "champion"
-DECISION_TAG = "orpo.decision"
-DECIDED_ON_TAG = "orpo.decided_on"
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -200,41 +195,13 @@ def describe_version(
     )
 
 
-def assign_alias(
-    tracker: Tracker, version: str, evaluation: EvaluationReport, gate: GateConfig
-) -> Choice[bool]:
-    """Give the version its alias: `champion` when it is the first that deserves it.
-
-    Decided once for each evaluation and gate; a champion keeps its alias here whatever comes.
-    """
-    client, name = tracker.client, tracker.config.model_name
-    tags = client.get_model_version(name, version).tags
-    decided_on = f"{evaluation.path.name} {gate.min_accuracy_gain}"
-    champion = client.get_registered_model(name).aliases.get(CHAMPION)
-    champion = str(champion) if champion is not None else None
-    if tags.get(DECIDED_ON_TAG) == decided_on:
-        return Choice(value=champion == version, because=tags[DECISION_TAG])
-    decision = should_promote(evaluation, gate, None if champion == version else champion)
-    if champion != version:
-        alias = CHAMPION if decision.value else CHALLENGER
-        client.set_registered_model_alias(name, alias, version)
-    client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
-    client.set_model_version_tag(name, version, DECIDED_ON_TAG, decided_on)
-    return decision
-
-
-def registered(
-    tracker: Tracker, run_id: str, version: str, decision: Choice[bool], reused: bool
-) -> RegisteredVersion:
-    """The record of a version as the registry has it now."""
-    model_version = tracker.client.get_model_version(tracker.config.model_name, version)
+def registered(tracker: Tracker, run_id: str, version: str, reused: bool) -> RegisteredVersion:
+    """The record of a version."""
     return RegisteredVersion(
         model_name=tracker.config.model_name,
         version=version,
-        aliases=tuple(sorted(model_version.aliases)),
         run_id=run_id,
         experiment_id=tracker.experiment_id(),
         tracking_uri=tracker.uri,
-        because=decision.because,
         reused=reused,
     )
