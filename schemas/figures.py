@@ -120,5 +120,5 @@ def in_words(figure: Figure, estimate: Estimate | None) -> str:
     """`71.4% [62.1%, 80.0%]`, or a dash where nothing could be estimated."""
     if estimate is None:
         return "-"
-    form = ".1%" if figure in SHARES else ".3f"
+    form = ".1%" if figure in SHARES else ".3f" if abs(estimate.high) < 10 else ".1f"
     return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"

@@ -40,11 +40,6 @@ def register(
     address = mlflow_address(record.tracking_uri, state_home())
     title = version_link(address, record.model_name, version)
     run = run_link(address, record.experiment_id, run_id)
-    text = f"## {title}
-
-{summary}
-
-{run}
-"
+    text = f"## {title}\n\n{summary}\n\n{run}\n"
     create_markdown_artifact(text, key="registered-version")
     return record

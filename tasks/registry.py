@@ -48,23 +48,11 @@ def record_run(
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
-    summary = {
-        f"{name}/{figure}": estimate.value
-        for name, model in evaluation.models.items()
-        for figure, estimate in model.figures.items()
-    }
-    data = {
-        "data/rows": prepared.rows_in,
-        "data/train_pairs": prepared.train_pairs,
-        "data/eval_pairs": prepared.eval_pairs,
-        "data/quarantined": prepared.rows_quarantined,
-        "data/duplicates": prepared.duplicates,
-        "train/seconds": adapter.seconds,
-    }
-    tracker.log_points(run_id, [{"step": adapter.steps, "values": {**summary, **data}}])
+    tracker.log_points(run_id, figure_points(adapter, evaluation))
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
     client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
+    client.log_text(run_id, evaluation.model_dump_json(indent=1), "evaluation/report.json")
     client.log_text(run_id, plan_markdown(plan), "plan.md")
     scores = pl.read_parquet(evaluation.path / "pairs.parquet")
     client.log_figure(run_id, data_funnel(_funnel(prepared)), "figures/data_funnel.png")
@@ -75,6 +63,20 @@ def record_run(
         log_answers(tracker, run_id, answers, again=recorded is not None)
     client.set_tag(run_id, RECORDED_TAG, evaluation.path.name)
     return True
+
+
+def figure_points(adapter: TrainedAdapter, evaluation: EvaluationReport) -> list[dict[str, Any]]:
+    """Each figure as a line from the base model, at step 0, to the candidate, at the last step.
+
+    So a chart shows what training did, and tables and comparisons of runs the candidate's value.
+    """
+    before = {figure.value: e.value for figure, e in evaluation.base.figures.items()}
+    after = {figure.value: e.value for figure, e in evaluation.candidate.figures.items()}
+    if evaluation.champion is not None:
+        champion = evaluation.champion.figures
+        after |= {f"champion/{figure.value}": e.value for figure, e in champion.items()}
+    after["train/seconds"] = adapter.seconds
+    return [{"step": 0, "values": before}, {"step": adapter.steps, "values": after}]
 
 
 def log_answers(tracker: Tracker, run_id: str, answers: list[dict[str, str]], again: bool) -> None:

@@ -7,31 +7,24 @@ from pathlib import Path
 from jinja2 import Template
 
 from orpo_pipeline.pages.rendering import page_template
-from schemas.figures import Figure, in_words
+from schemas.figures import HEADLINES, SHARES, Figure, in_words
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateCheck, GateDecision, Outcome, Verdict
 from schemas.record import Record
 from schemas.results import EvaluationReport
 
-HEADLINES = (
-    Figure.ACCURACY,
-    Figure.ACCURACY_LENGTH_CONTROLLED,
-    Figure.LOG_ODDS_MARGIN,
-    Figure.CHOSEN_NLL,
-    Figure.DRIFT_KL,
-    Figure.DRIFT_NEUTRAL_NLL,
-    Figure.ANSWER_TOKENS,
-    Figure.END_OF_TURN_RATE,
-    Figure.REFUSAL_RATE,
-)
+TITLES = {
+    **HEADLINES,
+    Figure.DRIFT_KL: "drift from the base model (nats a token)",
+    Figure.DRIFT_NEUTRAL_NLL: "NLL of neutral text (nats a token)",
+    Figure.ANSWER_TOKENS: "length of answers (tokens)",
+    Figure.END_OF_TURN_RATE: "answers that come to an end",
+    Figure.REFUSAL_RATE: "answers that refuse",
+}
+"""What a reader compares models by, in words."""
+
 ROOM = 1.15
 """How much wider a chart is than what is drawn in it."""
-
-QUESTIONS = {
-    "gain": "Is it better?",
-    "no loss": "Is nothing lost?",
-    "guardrail": "Does it still behave?",
-}
 
 
 class Evidence(Record):
@@ -48,8 +41,6 @@ class Evidence(Record):
 class Bar:
     """One check as geometry, in per cent of the chart's width; right is better."""
 
-    check: GateCheck
-    question: str
     low: float
     value: float
     high: float
@@ -63,20 +54,22 @@ def render_decision(
 ) -> str:
     """The page. The same decision gives the same characters."""
     models = report.models
-    figures = [figure for figure in HEADLINES if figure in report.candidate.figures]
+    figures = [figure for figure in TITLES if figure in report.candidate.figures]
     return _template().render(
         decision=decision,
         headline=headline(decision, evidence),
+        reasons=[explain_check(check) for check in decisive_checks(decision)],
         evidence=evidence,
         report=report,
         gate=gate,
         bars=[draw_check(check, gate) for check in decision.checks],
         models=[_titled(name, report) for name in models],
         rows=[
-            (figure, [in_words(figure, model.figures.get(figure)) for model in models.values()])
+            (TITLES[figure], [in_words(figure, m.figures.get(figure)) for m in models.values()])
             for figure in figures
         ],
-        outcomes={outcome.name.lower(): outcome for outcome in Outcome},
+        titles=TITLES,
+        change=change,
     )
 
 
@@ -89,6 +82,34 @@ def headline(decision: GateDecision, evidence: Evidence) -> str:
     if decision.verdict is Verdict.INCONCLUSIVE:
         return f"Not enough evidence for {version} of {evidence.model_name}: {in_use} stays."
     return f"{version.capitalize()} of {evidence.model_name} is not promoted: {in_use} stays."
+
+
+def decisive_checks(decision: GateDecision) -> list[GateCheck]:
+    """What stands in the way of a promotion; when nothing does, the gain."""
+    hindering = [check for check in decision.checks if check.outcome is not Outcome.PASSED]
+    return hindering or [check for check in decision.checks if check.name == "gain"]
+
+
+def explain_check(check: GateCheck) -> str:
+    """One check in a sentence without statistics' words."""
+    title = TITLES.get(check.figure, check.figure.value)
+    title, found = title[0].upper() + title[1:], check.found
+    if found is None:
+        return f"{title}: not measured, and what is not measured fails."
+    on = f"{found.groups:,} {'new ' * (check.rows == 'new')}prompts"
+    measured = (
+        f"{title}: {change(check.figure, found.value)} on {on}, with 95 % confidence "
+        f"between {change(check.figure, found.low)} and {change(check.figure, found.high)}"
+    )
+    if check.outcome is Outcome.PASSED:
+        return f"{measured}."
+    doubt = "That is not certain yet" if check.outcome is Outcome.UNDECIDED else "It is not"
+    return f"{measured}. It must be {check.required}. {doubt}."
+
+
+def change(figure: Figure, value: float) -> str:
+    """`+5.2 points` of a share, `-0.120` of anything else."""
+    return f"{100 * value:+.1f} points" if figure in SHARES else f"{value:+.3f}"
 
 
 def draw_check(check: GateCheck, gate: GateConfig) -> Bar | None:
@@ -104,8 +125,6 @@ def draw_check(check: GateCheck, gate: GateConfig) -> Bar | None:
 
     low, high = sorted((place(found.low), place(found.high)))
     return Bar(
-        check=check,
-        question=QUESTIONS[check.name],
         low=low,
         value=place(found.value),
         high=high,

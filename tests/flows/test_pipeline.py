@@ -151,6 +151,7 @@ def test_the_run_holds_what_a_reader_looks_for(site: Site, first_output: str) ->
     paths = {a.path for folder in ("", "data", "figures") for a in list_files(site, run, folder)}
     assert {
         "config.yaml",
+        "gate.html",
         "plan.md",
         "generations.json",
         "data/report.json",
@@ -161,7 +162,8 @@ def test_the_run_holds_what_a_reader_looks_for(site: Site, first_output: str) ->
     assert run.data.params["training.max_steps"] == "6"
     assert run.data.params["plan.device"]
     assert int(run.data.params["data.eval_pairs"]) > 0
-    assert {"base/pairs/accuracy", "candidate/pairs/accuracy"} <= set(run.data.metrics)
+    history = site.client().get_metric_history(run.info.run_id, "pairs/accuracy")
+    assert [metric.step for metric in history] == [0, 6]  # the base model, the candidate
     dataset = run.inputs.dataset_inputs[0].dataset
     assert run.data.tags["orpo.dataset_id"].startswith(dataset.digest)
 
@@ -271,7 +273,7 @@ def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: st
             "where f.state_type = 'COMPLETED'"
         ).fetchall()
         artifacts = {key for (key,) in database.execute("select key from artifact")}
-    assert artifacts >= {"data-funnel", "training-plan", "mlflow-run", "registered-version"}
+    assert artifacts >= {"data-funnel", "training-plan", "gate", "mlflow-run", "registered-version"}
     assert {(name.split("-")[0], state) for name, state in rows} == {
         (name, "COMPLETED") for name in ("prepare", "plan", "train", "evaluate", "register")
     }

@@ -1,5 +1,6 @@
 """The data report as one HTML page: readable offline, by eye before by number."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,7 +88,11 @@ def render_report(report: DataReport, estimate: Estimate | None) -> str:
 @cache
 def _template() -> Template:
     folder = Path(__file__).parent / "templates"
-    filters = {"duration": describe_hours, "bytes": describe_bytes, "share": describe_share}
+    filters: dict[str, Callable[..., str]] = {
+        "duration": describe_hours,
+        "bytes": describe_bytes,
+        "share": describe_share,
+    }
     return page_template(folder, "report.html.jinja", filters)
 
 
