@@ -38,7 +38,8 @@ check: $(INSTALLED)  ## Lint, format, types, import contracts
 up: $(INSTALLED)     ## Prefect, MLflow and a worker on 127.0.0.1 until Ctrl-C (OPEN=1: browser)
 	@$(BIN)/orpo-pipeline up $(if $(OPEN),--open)
 
-screenshots: $(INSTALLED)  ## The pictures in docs/images, against a running `make up` (needs chromium)
+screenshots: $(INSTALLED)  ## Look at every page of a running `make up` and take its picture (needs chromium)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python docs/screenshots.py
 
 bench-preparation: $(INSTALLED)  ## Preparation's speed and size, against TRL (BENCH="size --sizes 1000000")

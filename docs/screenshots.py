@@ -1,34 +1,100 @@
-"""Take the pictures of docs/images with headless Chromium, against a running `make up`.
+"""Look at every page that people see, in a real browser, and take the pictures of docs/images.
 
-python docs/screenshots.py            # the newest run of the experiment orpo-demo
+    make screenshots                       # against a running `make up`, after `make demo`
+    python docs/screenshots.py --experiment NAME --model NAME
+
+Each page must show the words that it is there for; the first that does not is named, with exit
+code 1, and its picture lies in docs/images for a look.
 """
 
 import argparse
 import json
-import subprocess
-import tempfile
+import sys
+import time
+import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.home import mlflow_store, state_home
-from tasks.servers_file import running_servers
+from tasks.servers_file import ServersFile, running_servers
 
 IMAGES = Path(__file__).parent / "images"
-CHROMIUM = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-# The pages draw after many small requests: the virtual clock must outlast them.
-PATIENCE = ["--virtual-time-budget=30000", "--timeout=90000", "--hide-scrollbars"]
+CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 90.0  # seconds until a page on a busy machine shows its words
+SETTLING = 1500  # milliseconds for charts that grow into place
 
 
-def take(url: str, name: str, size: str = "1440,1000") -> None:
-    """One picture of one page."""
-    with tempfile.TemporaryDirectory() as profile:
-        picture = IMAGES / f"{name}.png"
-        arguments = [f"--user-data-dir={profile}", f"--window-size={size}"]
-        command = [*CHROMIUM, *QUIET, *PATIENCE, *arguments, f"--screenshot={picture}", url]
-        subprocess.run(command, check=True, timeout=180, capture_output=True)
-    print(picture)
+@dataclass(frozen=True, slots=True)
+class View:
+    """A page, the picture's name and size, and what has to be on it."""
+
+    name: str
+    url: str
+    words: tuple[str, ...]
+    width: int = 1440
+    height: int = 1000
+
+
+def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
+    """All pages of the newest finished run of `experiment` and of `model`."""
+    assert servers.mlflow_url is not None and servers.prefect_api is not None
+    experiment_id, runs = finished_runs(experiment)
+    run = runs[0]
+    mlflow, prefect = servers.mlflow_url, servers.prefect_api.removesuffix("/api")
+    page = f"{mlflow}/#/experiments/{experiment_id}/runs/{run.info.run_id}"
+    dataset = run.data.tags["orpo.dataset_id"]
+    flow_run = f"{prefect}/runs/flow-run/{newest_flow_run(servers.prefect_api)}"
+    version = newest_version(model)
+    found = [
+        View("mlflow-run", page, ("pairs/accuracy", "training.orpo_lambda", dataset), height=1700),
+        View("mlflow-charts", f"{page}/model-metrics", ("pairs/accuracy", "loss"), height=1300),
+        View(
+            "mlflow-figures",
+            f"{page}/artifacts/figures/training_curves.png",
+            ("training_curves.png",),
+        ),
+        View("mlflow-gate", f"{page}/artifacts/gate.html", ("May this model replace",)),
+        View("mlflow-data", f"{page}/artifacts/data/report.html", ("Preference data report",)),
+        View("mlflow-generations", f"{page}/artifacts/generations.json", ("candidate", "base")),
+        View("mlflow-model", f"{mlflow}/#/models/{model}", (model, "champion")),
+        View(
+            "mlflow-version",
+            f"{mlflow}/#/models/{model}/versions/{version}",
+            ("held-out pairs", "orpo.dataset_id"),
+            height=1300,
+        ),
+        View("prefect-run", flow_run, ("Completed", "train", "evaluate", "promote")),
+        View("prefect-artifacts", f"{flow_run}?tab=Artifacts", ("gate", "data-funnel")),
+    ]
+    if len(runs) > 1:
+        ids = urllib.parse.quote(json.dumps([r.info.run_id for r in runs[:2]]))
+        experiments = urllib.parse.quote(json.dumps([experiment_id]))
+        url = f"{mlflow}/#/compare-runs?runs={ids}&experiments={experiments}"
+        found.append(View("mlflow-compare", url, ("pairs/accuracy", "Comparing 2 Runs")))
+    return found
+
+
+def finished_runs(experiment: str) -> tuple[str, list[Any]]:
+    """Experiment id and its finished MLflow runs, newest first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_store(state_home()))
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise SystemExit(f"No experiment {experiment} in {state_home()}: `make demo` makes one.")
+    return found.experiment_id, client.search_runs(
+        [found.experiment_id], "attributes.status = 'FINISHED'", max_results=2
+    )
+
+
+def newest_version(model: str) -> str:
+    """The model's newest version."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_store(state_home()))
+    return str(max(int(v.version) for v in client.search_model_versions(f"name = '{model}'")))
 
 
 def newest_flow_run(api: str) -> str:
@@ -48,39 +114,62 @@ def newest_flow_run(api: str) -> str:
         return str(json.load(answer)[0]["id"])
 
 
-def newest_run(experiment: str) -> tuple[str, Any]:
-    """Experiment id and newest finished MLflow run."""
-    from mlflow import MlflowClient
+def look(browser: Any, view: View) -> list[str]:
+    """Open one page and take its picture; the words that it does not show."""
+    page = browser.new_page(viewport={"width": view.width, "height": view.height})
+    try:
+        page.goto(view.url)
+        deadline = time.monotonic() + PATIENCE
+        missing = list(view.words)
+        while missing and time.monotonic() < deadline:
+            page.wait_for_timeout(500)
+            text = shown_text(page)
+            missing = [word for word in missing if word not in text]
+        page.wait_for_timeout(SETTLING)
+        page.screenshot(path=IMAGES / f"{view.name}.png")
+    finally:
+        page.close()
+    return missing
 
-    client = MlflowClient(tracking_uri=mlflow_store(state_home()))
-    found = client.get_experiment_by_name(experiment)
-    runs = client.search_runs(
-        [found.experiment_id], "attributes.status = 'FINISHED'", max_results=1
-    )
-    return found.experiment_id, runs[0]
+
+def shown_text(page: Any) -> str:
+    """What can be read on a page and in the frames inside it."""
+    from playwright.sync_api import Error
+
+    texts = []
+    for frame in page.frames:
+        try:
+            texts.append(frame.inner_text("body", timeout=1000))
+        except Error:  # a frame that is being replaced
+            continue
+    return "\n".join(texts)
 
 
-def main() -> None:
-    """All pictures of docs/images."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """All pictures; 1 when a page does not show what it is there for."""
+    from playwright.sync_api import sync_playwright
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--experiment", default="orpo-demo")
     parser.add_argument("--model", default="orpo-demo")
+    parser.add_argument("--chromium", default=CHROMIUM, help="Path of the browser.")
     arguments = parser.parse_args()
     servers = running_servers(state_home())
     if servers is None:
         raise SystemExit("No servers run on this state folder: start `make up` first.")
     IMAGES.mkdir(exist_ok=True)
-    mlflow, prefect = servers.mlflow_url, servers.prefect_api.removesuffix("/api")
-    experiment_id, run = newest_run(arguments.experiment)
-    page = f"{mlflow}/#/experiments/{experiment_id}/runs/{run.info.run_id}"
-    take(page, "mlflow-run", "1440,1500")
-    take(f"{page}/model-metrics", "mlflow-charts", "1440,1300")
-    take(f"{page}/artifacts/figures/training_curves.png", "mlflow-figures")
-    take(f"{page}/artifacts/generations.json", "mlflow-generations")
-    take(f"{mlflow}/#/models/{arguments.model}", "mlflow-model")
-    take(f"{mlflow}/#/models/{arguments.model}/versions/1", "mlflow-version")
-    take(f"{prefect}/runs/flow-run/{newest_flow_run(servers.prefect_api)}", "prefect-run")
+    failed = 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=arguments.chromium, args=["--no-sandbox"]
+        )
+        for view in views(servers, arguments.experiment, arguments.model):
+            missing = look(browser, view)
+            failed += bool(missing)
+            print(f"{view.name}: {'does not show ' + ', '.join(missing) if missing else 'ok'}")
+        browser.close()
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
