@@ -210,7 +210,7 @@ def test_an_adapter_on_another_base_model_moves_nothing(
 
     config.hidden_size = 32
     AutoModelForCausalLM.from_config(config).save_pretrained(other)
-    with pytest.raises(EnvironmentFault, match="cannot be used in a fresh process.*size"):
+    with pytest.raises(EnvironmentFault, match=r"cannot be used in a fresh process.*size"):
         promote_by_hand(site.registry, site.home, "1", "a try")
     assert site.aliases() == {}
 
@@ -222,7 +222,7 @@ def test_a_deleted_alias_stops_the_gate(site: Site) -> None:
 
     commit(site.tracker, intended(site.tracker, site.first[0].run_id, None, "1"))
     site.tracker.client.delete_registered_model_alias("tiny", "champion")
-    with pytest.raises(UserError, match="somebody deleted it. By the history it was version 1's"):
+    with pytest.raises(UserError, match=r"somebody deleted it\. By the history it was version 1's"):
         ask_gate(site, site.second, gain(0.3))
     assert site.aliases() == {}
 

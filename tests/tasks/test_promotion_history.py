@@ -1,23 +1,17 @@
 """The history in a real registry: who is first, and what a killed process leaves."""
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from promoting import a_promotion, intended
+from registries import MODEL, Registry, make_registry
 
-from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.promotion import PromotionEntry, PromotionState
-from tasks.home import mlflow_database, mlflow_store
+from tasks.home import mlflow_database
 from tasks.promotion import commit, lost_champion, read_aliases, repair
 from tasks.promotion_history import (
     STATE_TAG,
@@ -29,68 +23,21 @@ from tasks.promotion_history import (
 )
 from tasks.tracking import Tracker
 
-DRIVER = Path(__file__).parents[1] / "support" / "promoting.py"
-REPOSITORY = Path(__file__).parents[2]
-MODEL = "tiny"
 LAST_WRITE = 7
 """Of a promotion: the history's model, its entry, champion, previous, challenger, two tags."""
 
 
-@dataclass(frozen=True)
-class Store:
-    """A registry with versions 1 to 4: 1 is the champion, 2 the challenger."""
-
-    home: Path
-    run_id: str
-
-    @property
-    def uri(self) -> str:
-        return mlflow_store(self.home)
-
-    def tracker(self) -> Tracker:
-        return Tracker(RegistryConfig(tracking_uri=self.uri, model_name=MODEL), self.home)
-
-    def start(self, before: str, to: str, stop_before: int = 0) -> "subprocess.Popen[str]":
-        """A process that is about to promote; it waits for a line."""
-        job: dict[str, Any] = {
-            "uri": self.uri,
-            "home": str(self.home),
-            "model": MODEL,
-            "run_id": self.run_id,
-            "from": before,
-            "to": to,
-            "stop_before": stop_before,
-        }
-        process = subprocess.Popen(
-            [sys.executable, str(DRIVER), json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        )
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        return process
-
-
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Made once: the first migration of a database is slow."""
-    home = tmp_path_factory.mktemp("template")
-    tracker = Tracker(RegistryConfig(model_name=MODEL), home)
-    run_id = tracker.open_run("adapter-1")
-    tracker.ensure_model(MODEL)
-    for _ in range(4):
-        tracker.client.create_model_version(MODEL, f"runs:/{run_id}/adapter", run_id=run_id)
-    tracker.client.set_registered_model_alias(MODEL, "champion", "1")
-    tracker.client.set_registered_model_alias(MODEL, "challenger", "2")
-    return Store(home, run_id)
+    return make_registry(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture
-def store(template: Store, tmp_path: Path) -> Store:
+def store(template: Registry, tmp_path: Path) -> Registry:
     home = tmp_path / "home"
     shutil.copytree(mlflow_database(template.home).parent, mlflow_database(home).parent)
-    return Store(home, template.run_id)
+    return Registry(home, template.run_id)
 
 
 OLD, NEW = {"champion": "1", "challenger": "2"}, {"champion": "2", "previous": "1"}
@@ -98,7 +45,7 @@ OLD, NEW = {"champion": "1", "challenger": "2"}, {"champion": "2", "previous": "
 
 @pytest.mark.parametrize("step", range(1, LAST_WRITE + 2))
 def test_a_kill_before_any_write_leaves_the_old_or_the_new_champion(
-    store: Store, step: int
+    store: Registry, step: int
 ) -> None:
     process = store.start("1", "2", stop_before=step)
     output, _ = process.communicate("\n", timeout=60)
@@ -117,26 +64,14 @@ def test_a_kill_before_any_write_leaves_the_old_or_the_new_champion(
     assert repair(tracker) == entries
 
 
-def test_of_two_that_race_one_wins_and_one_explains(store: Store) -> None:
-    rivals = {version: store.start("1", version) for version in ("2", "3", "4")}
-    for process in rivals.values():
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = {version: process.communicate(timeout=60)[0] for version, process in rivals.items()}
-    codes = {version: process.returncode for version, process in rivals.items()}
-    (winner,) = [version for version, code in codes.items() if code == 0]
-    assert outputs.pop(winner) == "completed\n"
+def test_of_three_that_race_one_wins_and_two_explain(store: Registry) -> None:
+    winner = store.race({version: store.start("1", version) for version in ("2", "3", "4")})
     assert read_aliases(store.tracker())["champion"] == winner
-    for text in outputs.values():
-        assert f"The champion of tiny is version {winner} now (promotion" in text
-        assert "no longer version 1" in text and "Nothing was moved." in text
-    assert sorted(codes.values()) == [0, 2, 2]
     counted = [e for e in read_history(store.tracker()) if e.state is PromotionState.COMPLETED]
     assert [entry.promotion.to_version for entry in counted] == [winner]
 
 
-def test_of_two_entries_that_follow_the_same_the_lower_number_counts(store: Store) -> None:
+def test_of_two_entries_that_follow_the_same_the_lower_number_counts(store: Registry) -> None:
     tracker = store.tracker()
     first, second = (intended(tracker, store.run_id, "1", version) for version in ("2", "3"))
     assert append(tracker, first).state is PromotionState.INTENDED
@@ -149,7 +84,7 @@ def test_of_two_entries_that_follow_the_same_the_lower_number_counts(store: Stor
     assert commit(tracker, third).state is PromotionState.COMPLETED
 
 
-def test_an_entry_that_was_written_twice_by_a_repeated_call_counts_once(store: Store) -> None:
+def test_an_entry_that_was_written_twice_by_a_repeated_call_counts_once(store: Registry) -> None:
     tracker = store.tracker()
     promotion = intended(tracker, store.run_id, "1", "2")
     append(tracker, promotion)
@@ -181,7 +116,7 @@ def deleted(tracker: Tracker) -> None:
 
 @pytest.mark.parametrize("meanwhile", [by_hand, deleted])
 def test_an_unfinished_promotion_is_abandoned_when_it_makes_no_sense_any_more(
-    store: Store, meanwhile: Callable[[Tracker], None]
+    store: Registry, meanwhile: Callable[[Tracker], None]
 ) -> None:
     tracker = store.tracker()
     append(tracker, intended(tracker, store.run_id, "1", "2"))
@@ -192,7 +127,7 @@ def test_an_unfinished_promotion_is_abandoned_when_it_makes_no_sense_any_more(
     assert read_aliases(tracker) == before
 
 
-def test_an_alias_that_was_moved_meanwhile_is_left_alone(store: Store) -> None:
+def test_an_alias_that_was_moved_meanwhile_is_left_alone(store: Registry) -> None:
     tracker = store.tracker()
     promotion = intended(tracker, store.run_id, "1", "2")
     by_hand(tracker)
@@ -202,7 +137,7 @@ def test_an_alias_that_was_moved_meanwhile_is_left_alone(store: Store) -> None:
     assert read_history(tracker) == []
 
 
-def test_a_deleted_alias_is_named_with_the_version_that_had_it(store: Store) -> None:
+def test_a_deleted_alias_is_named_with_the_version_that_had_it(store: Registry) -> None:
     tracker = store.tracker()
     commit(tracker, intended(tracker, store.run_id, "1", "2"))
     assert lost_champion(tracker, repair(tracker)) is None
@@ -213,7 +148,7 @@ def test_a_deleted_alias_is_named_with_the_version_that_had_it(store: Store) -> 
     assert "`orpo-pipeline promote 2 --because ...`" in lost.fix
 
 
-def test_an_entry_that_nobody_can_read_is_named(store: Store) -> None:
+def test_an_entry_that_nobody_can_read_is_named(store: Registry) -> None:
     tracker = store.tracker()
     entry = append(tracker, intended(tracker, store.run_id, "1", "2"))
     set_state(tracker, entry, PromotionState.COMPLETED)
