@@ -13,9 +13,11 @@ import torch
 
 from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
-from orpo_pipeline.evaluation.evaluate import add_odds, evaluate, evaluation_folder
+from orpo_pipeline.evaluation.evaluate import evaluate, evaluation_folder
 from orpo_pipeline.evaluation.generation import answer_prompts
+from orpo_pipeline.evaluation.measuring import add_odds
 from orpo_pipeline.evaluation.scoring import PairScore, score_pairs
+from orpo_pipeline.evaluation.statistics.pair_figures import FORMULAS
 from orpo_pipeline.stages import is_complete
 from orpo_pipeline.training.qlora import attach_new_adapter, attach_saved_adapter, load_base
 from schemas.errors import PipelineError
@@ -95,8 +97,8 @@ def test_both_models_are_scored_as_if_alone(evaluate_job: Callable[..., Evaluate
             assert scores[f"{name}_{part}"].to_list() == values
     assert report.base != report.candidate
     assert report.pairs == job.prepared.eval_pairs
-    for figure, estimate in report.base.figures.items():
-        assert report.candidate.figures[figure].n == estimate.n
+    for figure in FORMULAS:
+        assert report.candidate.figures[figure].n == report.base.figures[figure].n
     pairs = job.prepared.eval_pairs
     assert ("pairs scored by the base model", pairs, pairs) in seen
     assert ("pairs scored by the candidate model", pairs, pairs) in seen
@@ -109,8 +111,9 @@ def test_report_is_complete_and_reused(evaluate_job: Callable[..., EvaluateJob])
     assert report.path == evaluation_folder(*where)
     assert is_complete(report.path)
     answers = json.loads((report.path / "generations.json").read_text())
-    assert report.generations == len(answers) == 2
-    assert set(answers[0]) == {"prompt", "base", "candidate", "chosen in the data"}
+    assert report.generations == 2
+    assert [row["decoding"] for row in answers] == ["greedy", "greedy", "sample 1", "sample 1"]
+    assert list(answers[0]) == ["prompt", "decoding", "base", "candidate", "chosen in the data"]
     assert answers[0]["prompt"].endswith("?")
     assert answers[0]["chosen in the data"].startswith("It is ")
 
