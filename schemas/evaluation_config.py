@@ -12,8 +12,8 @@ class EvaluationConfig(Section):
     """Evaluate on the first so many held-out pairs (by row id). Unset: all."""
 
     batch_size: int | None = Field(default=None, ge=1)
-    """Most pairs of a forward pass and most answers generated at once. Unset: what the plan's token
-    budget holds (with trl 8 pairs), and 8 answers."""
+    """Most pairs of a forward pass and most answers generated at once. Unset: as many pairs as the
+    plan gives a forward pass of training, and 8 answers."""
 
     drift_pairs: int = Field(default=64, ge=0)
     """Held-out pairs on whose chosen answers the KL from the base model is measured. 0: no KL, and

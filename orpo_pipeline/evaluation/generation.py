@@ -7,7 +7,7 @@ from typing import Any
 from orpo_pipeline.data.tokens.chat_template import ChatFormat
 
 BATCH = 8
-"""Prompts answered at once where nothing else is said."""
+"""Sequences computed at once where nothing else is said."""
 
 TEMPERATURE, TOP_P = 0.7, 0.9
 """Of sampled answers: what chat services commonly use."""
@@ -96,7 +96,7 @@ def _answer_batch(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    # Nothing of the model's own generation settings: they differ between models and would count.
+    # One rule for all models, whatever their own generation settings say.
     sampling: dict[str, Any] = {"do_sample": False}
     if seed is not None:
         sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
@@ -111,6 +111,7 @@ def _answer_batch(
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=stops,
+            repetition_penalty=1.0,
             **sampling,
         )
     return [_cut(row, stops, tokenizer) for row in output[:, width:].tolist()]

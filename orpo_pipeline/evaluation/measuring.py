@@ -9,6 +9,7 @@ import polars as pl
 from orpo_pipeline.data.prepared_files import EVAL, TOKEN_COLUMNS, read_pairs
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.answers.answering import answer_all, side_by_side
+from orpo_pipeline.evaluation.generation import BATCH
 from orpo_pipeline.evaluation.held_out import prompts_to_answer
 from orpo_pipeline.evaluation.models import Models
 from orpo_pipeline.evaluation.parts import Parts
@@ -17,7 +18,6 @@ from schemas.jobs import EvaluateJob
 from schemas.tokens import TokenizedPair
 
 CHUNK = 1024  # pairs of a part: what a killed evaluation loses at most
-TRL_BATCH = 8  # pairs of a forward pass where nothing else is said
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,7 +92,7 @@ def score_chunk(
         return score_packed(model, pairs, budget, attention, most, progress)
     from orpo_pipeline.evaluation.scoring import score_pairs
 
-    return score_pairs(model, pairs, most or TRL_BATCH, progress)
+    return score_pairs(model, pairs, most or job.plan.forward_pass.value, progress)
 
 
 def _check_finite(scores: pl.DataFrame, name: str) -> None:
@@ -130,7 +130,7 @@ def _measure_drift(
     from orpo_pipeline.evaluation.drift.divergence import answer_divergence
 
     head = index.head(job.config.evaluation.drift_pairs)
-    batch_size = job.config.evaluation.batch_size or TRL_BATCH
+    batch_size = job.config.evaluation.batch_size or BATCH
 
     def diverge() -> pl.DataFrame:
         pairs = tokenized(read_pairs(job.prepared.path, EVAL, TOKEN_COLUMNS, most=head.height))

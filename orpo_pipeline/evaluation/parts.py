@@ -32,8 +32,9 @@ class Parts:
         Raises EnvironmentFault when the disk fails or is full.
         """
         path = self.folder / f"{name}.parquet"
-        with suppress(FileNotFoundError, pl.exceptions.PolarsError):
-            return pl.read_parquet(path)
+        if path.is_file():
+            with suppress(pl.exceptions.PolarsError):
+                return pl.read_parquet(path)
         frame = measure()
         try:
             self._write(path, frame)

@@ -60,7 +60,7 @@ def resample(columns: Mapping[str, Array], groups: NDArray[np.integer]) -> Sampl
     groups, G are drawn with replacement, REPLICATES times, seeded, for all columns together. More
     than MOST_DRAWN groups are first put together at random into so many (the random groups of
     Wolter 2007, chapter 2): that knows an error to sqrt(1 / (2 * MOST_DRAWN)) = 1.1 %, as well as
-    2,000 replicates do, and 100,000 pairs take a second instead of twenty.
+    2,000 replicates do, and 100,000 pairs take 3 s instead of 19.
 
     Args:
         columns: values of N units by name; all finite.

@@ -54,9 +54,7 @@ def test_the_clustered_error_of_three_groups_by_hand() -> None:
 def test_a_difference_is_paired() -> None:
     """Two noisy models that differ by exactly 1 on every pair: the difference has no error."""
     noise = np.random.default_rng(1).normal(0, 50, 60)
-    sample = resample(
-        {"candidate/x": noise + 1, "base/x": noise, "n": np.ones(60)}, np.arange(60)
-    )
+    sample = resample({"candidate/x": noise + 1, "base/x": noise, "n": np.ones(60)}, np.arange(60))
     found = difference(sample.view("candidate/"), sample.view("base/"), mean, "n")
     assert found is not None
     assert (found.low, found.high) == (pytest.approx(1), pytest.approx(1))
