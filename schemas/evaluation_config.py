@@ -1,7 +1,8 @@
 """The configuration's section `evaluation`."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from schemas.judge_config import JudgeConfig
 from schemas.section import Section
 
 
@@ -19,3 +20,12 @@ class EvaluationConfig(Section):
 
     max_new_tokens: int = Field(default=96, ge=1)
     """Tokens per generated answer."""
+
+    judge: JudgeConfig | None = None
+    """Compare the answers to the `generations` prompts by another model. Unset: no judge."""
+
+    @model_validator(mode="after")
+    def _require_answers_to_judge(self) -> "EvaluationConfig":
+        if self.judge is not None and not self.generations:
+            raise ValueError("judge is set and generations is 0, so there is nothing to judge")
+        return self
