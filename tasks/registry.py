@@ -11,6 +11,7 @@ from orpo_pipeline.evaluation.generation import stop_token_ids
 from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
+from schemas.figures import HEADLINES, Figure, in_words
 from schemas.gate_config import GateConfig
 from schemas.plan import Choice, TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
@@ -52,9 +53,9 @@ def record_run(
     tracker.deliver_points(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
     summary = {
-        f"{name}/{figure}": float(value)
-        for name, metrics in (("base", evaluation.base), ("candidate", evaluation.candidate))
-        for figure, value in metrics.model_dump().items()
+        f"{name}/{figure}": estimate.value
+        for name, model in evaluation.models.items()
+        for figure, estimate in model.figures.items()
     }
     data = {
         "data/rows": prepared.rows_in,
@@ -133,6 +134,7 @@ def register_version(
             tags={
                 ADAPTER_TAG: adapter.adapter_id,
                 "orpo.dataset_id": prepared.dataset_id,
+                "orpo.prepared_id": prepared.prepared_id,
                 "orpo.base_model": prepared.base_model.name,
                 "orpo.base_revision": prepared.base_model.revision,
             },
@@ -151,11 +153,11 @@ def describe(
 ) -> None:
     """The version's text and figures: those of its newest evaluation."""
     name = tracker.config.model_name
-    figures = {
-        "pair_accuracy": f"{evaluation.candidate.accuracy:.4f}",
-        "pair_accuracy_of_base": f"{evaluation.base.accuracy:.4f}",
-        "eval_pairs": str(evaluation.candidate.pairs),
-    }
+    figures = {"eval_pairs": str(evaluation.pairs)}
+    for model, key in (("candidate", "pair_accuracy"), ("base", "pair_accuracy_of_base")):
+        accuracy = evaluation.models[model].figures.get(Figure.ACCURACY)
+        if accuracy is not None:
+            figures[key] = f"{accuracy.value:.4f}"
     for key, value in figures.items():
         tracker.client.set_model_version_tag(name, version, key, value)
     text = describe_version(prepared, adapter, evaluation)
@@ -180,16 +182,20 @@ def describe_version(
     prepared: PreparedData, adapter: TrainedAdapter, evaluation: EvaluationReport
 ) -> str:
     """Markdown for the version's page."""
-    base, candidate = evaluation.base, evaluation.candidate
+    models = [evaluation.base, evaluation.candidate]
+    rows = [
+        [in_words(figure, model.figures.get(figure)) for model in models] for figure in HEADLINES
+    ]
+    lines = [
+        f"| {HEADLINES[figure]} | {base} | {candidate} |"
+        for figure, (base, candidate) in zip(HEADLINES, rows, strict=True)
+    ]
     return (
         f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps on "
         f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
-        f"| on {candidate.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
-        f"| pair accuracy | {base.accuracy:.1%} | {candidate.accuracy:.1%} |\n"
-        f"| log-odds margin | {base.log_odds_margin:.3f} | {candidate.log_odds_margin:.3f} |\n"
-        f"| ORPO loss | {base.orpo_loss:.3f} | {candidate.orpo_loss:.3f} |\n"
-        f"| NLL of chosen answers (nats/token) | {base.chosen_nll:.3f} | "
-        f"{candidate.chosen_nll:.3f} |\n"
+        f"| on {evaluation.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

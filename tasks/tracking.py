@@ -253,6 +253,15 @@ class Tracker:
             )
         return str(info.model_uri), str(info.model_id)
 
+    def download_adapter(self, version: str, folder: Path) -> Path:
+        """The adapter of a version of the registered model, copied below `folder`."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        uri = f"models:/{self.config.model_name}/{version}/artifacts/adapter"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
     def finish_run(self, run_id: str) -> None:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""
         if self.client.get_run(run_id).info.status != "FINISHED":

@@ -1,5 +1,6 @@
 """May a candidate become the champion? A pure decision, with its reason."""
 
+from schemas.figures import Figure
 from schemas.gate_config import GateConfig
 from schemas.plan import Choice
 from schemas.results import EvaluationReport
@@ -16,14 +17,17 @@ def should_promote(
     `champion` is the version that has the alias now. It must beat the base model by more than
     `gate.min_accuracy_gain`; NaN beats nothing. A champion that is there is never replaced here.
     """
-    base, candidate = evaluation.base, evaluation.candidate
+    base = evaluation.base.figures.get(Figure.ACCURACY)
+    candidate = evaluation.candidate.figures.get(Figure.ACCURACY)
+    if base is None or candidate is None:
+        return Choice(value=False, because="pair accuracy could not be estimated")
     compared = (
-        f"pair accuracy {candidate.accuracy:.1%} against the base model's {base.accuracy:.1%} "
-        f"on {candidate.pairs} pairs"
+        f"pair accuracy {candidate.value:.1%} against the base model's {base.value:.1%} "
+        f"on {candidate.n} pairs"
     )
     if champion is not None:
         return Choice(value=False, because=f"version {champion} is the champion; {compared}")
-    gain = candidate.accuracy - base.accuracy
+    gain = candidate.value - base.value
     if gain > gate.min_accuracy_gain + ROUNDING:
         return Choice(value=True, because=f"no champion yet; {compared}")
     return Choice(

@@ -6,25 +6,27 @@ from pathlib import Path
 import pytest
 
 from orpo_pipeline.evaluation.promotion import should_promote
+from schemas.figures import Estimate, Figure
 from schemas.gate_config import GateConfig
-from schemas.results import EvaluationReport, PairMetrics
+from schemas.results import EvaluationReport, ModelFigures
 
 
 def report(base: float, candidate: float) -> EvaluationReport:
     """An evaluation on 20 pairs with these accuracies."""
 
-    def metrics(accuracy: float) -> PairMetrics:
-        return PairMetrics(
-            pairs=20,
-            accuracy=accuracy,
-            log_odds_margin=0.1,
-            orpo_loss=1.0,
-            chosen_nll=1.0,
-            chosen_tokens=200,
-        )
+    def model(accuracy: float) -> ModelFigures:
+        estimate = Estimate(value=accuracy, low=accuracy, high=accuracy, n=20)
+        return ModelFigures(figures={Figure.ACCURACY: estimate})
 
     return EvaluationReport(
-        path=Path("evaluation"), base=metrics(base), candidate=metrics(candidate), generations=0
+        path=Path("evaluation"),
+        pairs=20,
+        groups=20,
+        base=model(base),
+        candidate=model(candidate),
+        comparisons=(),
+        smallest_difference=None,
+        generations=0,
     )
 
 

@@ -5,30 +5,29 @@ from pathlib import Path
 import pytest
 
 from schemas.config import RegistryConfig
+from schemas.figures import Estimate, Figure
 from schemas.gate_config import GateConfig
-from schemas.results import EvaluationReport, PairMetrics
+from schemas.results import EvaluationReport, ModelFigures
 from tasks.registry import CHALLENGER, CHAMPION, DECIDED_ON_TAG, assign_alias
 from tasks.tracking import Tracker
 
 GATE = GateConfig()
 
 
-def metrics(accuracy: float) -> PairMetrics:
-    return PairMetrics(
-        pairs=20,
-        accuracy=accuracy,
-        log_odds_margin=0.1,
-        orpo_loss=2.0,
-        chosen_nll=1.5,
-        chosen_tokens=200,
-    )
+def model(accuracy: float) -> ModelFigures:
+    estimate = Estimate(value=accuracy, low=accuracy, high=accuracy, n=20)
+    return ModelFigures(figures={Figure.ACCURACY: estimate})
 
 
 def evaluation(base: float, candidate: float, name: str = "e1") -> EvaluationReport:
     return EvaluationReport(
         path=Path("evaluations") / name,
-        base=metrics(base),
-        candidate=metrics(candidate),
+        pairs=20,
+        groups=20,
+        base=model(base),
+        candidate=model(candidate),
+        comparisons=(),
+        smallest_difference=None,
         generations=0,
     )
 
