@@ -21,6 +21,15 @@ class EvaluationConfig(Section):
     max_new_tokens: int = Field(default=96, ge=1)
     """Tokens per generated answer."""
 
+    benchmarks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, such as `[arc_easy]`. Needs the extra `benchmarks`."""
+
+    benchmark_folder: str | None = None
+    """Folder with task files of your own. Their code is run."""
+
+    benchmark_limit: int | None = Field(default=None, ge=2)
+    """Take the first so many documents of each task. Unset: all."""
+
     judge: JudgeConfig | None = None
     """Compare the answers to the `generations` prompts by another model. Unset: no judge."""
 

@@ -9,6 +9,8 @@ from schemas.section import Section
 
 RequestField = bool | int | float | str
 
+SHORT_AND_GREEDY: dict[str, RequestField] = {"temperature": 0, "max_tokens": 16}
+
 
 class JudgeConfig(Section):
     """A chat model that compares answers, behind any OpenAI-compatible endpoint. Prompts and
@@ -42,9 +44,7 @@ class JudgeConfig(Section):
     template: Literal["pairwise-1"] = "pairwise-1"
     """Version of the judge's instructions."""
 
-    request: dict[str, RequestField] = Field(
-        default_factory=lambda: {"temperature": 0, "max_tokens": 16}
-    )
+    request: dict[str, RequestField] = Field(default_factory=lambda: dict(SHORT_AND_GREEDY))
     """Fields of the request beside model and messages. A reasoning model needs other ones, such as
     `{max_completion_tokens: 2000}`."""
 
@@ -52,6 +52,7 @@ class JudgeConfig(Section):
     @classmethod
     def _require_plain_address(cls, url: str) -> str:
         parts = urlsplit(url)
+        _ = parts.port  # raises ValueError for one that is none
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("the address must begin with http:// or https:// and name a host")
         if parts.username or parts.password or parts.query or parts.fragment:

@@ -8,6 +8,8 @@ import polars as pl
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram, training_curves
 from orpo_pipeline.evaluation.generation import stop_token_ids
+from orpo_pipeline.evaluation.judge.judge import VERDICTS
+from orpo_pipeline.evaluation.optional_metrics import optional_metrics
 from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
@@ -47,7 +49,7 @@ def record_run(
     """
     client = tracker.client
     recorded = client.get_run(run_id).data.tags.get(RECORDED_TAG)
-    if recorded == evaluation.path.name:
+    if recorded == evaluation.identity:
         return False
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
@@ -57,6 +59,7 @@ def record_run(
         for name, model in evaluation.models.items()
         for figure, estimate in model.figures.items()
     }
+    optional = optional_metrics(evaluation)
     data = {
         "data/rows": prepared.rows_in,
         "data/train_pairs": prepared.train_pairs,
@@ -65,7 +68,7 @@ def record_run(
         "data/duplicates": prepared.duplicates,
         "train/seconds": adapter.seconds,
     }
-    tracker.log_points(run_id, [{"step": adapter.steps, "values": {**summary, **data}}])
+    tracker.log_points(run_id, [{"step": adapter.steps, "values": {**summary, **data, **optional}}])
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
     client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
@@ -77,7 +80,9 @@ def record_run(
     answers = json.loads((evaluation.path / "generations.json").read_text(encoding="utf-8"))
     if answers:
         log_answers(tracker, run_id, answers, again=recorded is not None)
-    client.set_tag(run_id, RECORDED_TAG, evaluation.path.name)
+    if evaluation.judgement and evaluation.judgement.path.is_dir():
+        client.log_artifact(run_id, str(evaluation.judgement.path / VERDICTS), "evaluation")
+    client.set_tag(run_id, RECORDED_TAG, evaluation.identity)
     return True
 
 
@@ -208,7 +213,7 @@ def assign_alias(
     """
     client, name = tracker.client, tracker.config.model_name
     tags = client.get_model_version(name, version).tags
-    decided_on = f"{evaluation.path.name} {gate.min_accuracy_gain}"
+    decided_on = f"{evaluation.identity} {gate.min_accuracy_gain}"
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
     champion = str(champion) if champion is not None else None
     if tags.get(DECIDED_ON_TAG) == decided_on:

@@ -9,6 +9,7 @@ import polars as pl
 
 from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.evaluation.benchmarks import benchmark_inputs, load_tasks, run_benchmarks
 from orpo_pipeline.evaluation.models import Models, load_models
 from orpo_pipeline.evaluation.statistics.report import build_report
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
@@ -47,7 +48,8 @@ def evaluation_folder(
         "adapter": adapter.adapter_id,
         "champion": against,
         "prepared": prepared.prepared_id,
-        "evaluation": config.evaluation.model_dump(),
+        "evaluation": config.evaluation.model_dump(exclude={"judge"}),
+        "benchmarks": benchmark_inputs(config.evaluation),
         "orpo_lambda": config.training.orpo_lambda,
         "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
         "code": code_version("orpo_pipeline.evaluation.evaluate"),
@@ -75,6 +77,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
         return done
     settings = job.config.evaluation
     rows = read_pairs(job.prepared.path, EVAL, most=settings.max_pairs)
+    tasks = load_tasks(settings) if settings.benchmarks else None
     progress("loading the models", 0, 0)
     models = load_models(job)
     chat = load_chat_format(job.prepared.path / "tokenizer", template=None)
@@ -82,6 +85,10 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     prompts = rows.head(settings.generations)
     answers = _generate_all(models, chat, prompts, settings.max_new_tokens, progress)
     report = build_report(folder, job, scores, len(answers))
+    if tasks is not None:
+        tokenizer = load_chat_format(job.prepared.path / "tokenizer", template=None).tokenizer
+        found = run_benchmarks(models, tokenizer, tasks, settings, progress)
+        report = report.model_copy(update={"benchmarks": found})
     with new_stage(folder) as temporary:
         scores.write_parquet(temporary / SCORES)
         text = json.dumps(answers, indent=1, ensure_ascii=False)

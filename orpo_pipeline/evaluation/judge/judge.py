@@ -16,9 +16,9 @@ from orpo_pipeline.evaluation.judge.verdict_store import open_verdicts
 from orpo_pipeline.evaluation.judge.win_rates import Scored, score_orders, win_rates
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.errors import EnvironmentFault, UserError
-from schemas.figures import Difference, Figure
 from schemas.judge_config import JudgeConfig
 from schemas.judgement import Judgement, Verdict, WinRate
+from schemas.results import EvaluationReport
 
 RECORD = "record.json"
 VERDICTS = "verdicts.parquet"
@@ -72,7 +72,7 @@ def load_judgement(folder: Path) -> Judgement | None:
     return record.model_copy(update={"reused": True, "path": folder})
 
 
-def judge(
+def ask_judge(
     config: JudgeConfig,
     key: str | None,
     questions: Mapping[Reference, Sequence[Question]],
@@ -202,7 +202,31 @@ def verdicts_table(
     return pl.DataFrame(rows, schema=dict.fromkeys(rows[0], pl.String) if rows else None)
 
 
-def differences_against(judgement: Judgement, against: Reference) -> dict[Figure, Difference]:
-    """The judge's figures of one comparison; empty where they are missing."""
-    found = [rate.differences for rate in judgement.win_rates if rate.against == against]
-    return found[0] if found else {}
+def with_judgement(evaluation: EvaluationReport, judgement: Judgement) -> EvaluationReport:
+    """The report with the judge's figures among its comparisons; missing ones are an alarm."""
+    rates = {rate.against: rate for rate in judgement.win_rates}
+    comparisons = tuple(
+        comparison.model_copy(
+            update={
+                "differences": {**comparison.differences, **rates[comparison.against].differences}
+            }
+        )
+        for comparison in evaluation.comparisons
+    )
+    missing = tuple(_why_missing(rate) for rate in rates.values() if not rate.differences)
+    return evaluation.model_copy(
+        update={
+            "comparisons": comparisons,
+            "alarms": (*evaluation.alarms, *missing),
+            "judgement": judgement,
+        }
+    )
+
+
+def _why_missing(rate: WinRate) -> str:
+    whom = f"The judge's win rate against the {rate.against} is missing"
+    failed = sum(rate.failures.values())
+    if not failed:
+        return f"{whom}: {rate.judged} questions are too few, or all of one prompt group."
+    listed = ", ".join(f"{why}: {count}" for why, count in rate.failures.items())
+    return f"{whom}: {failed} of {rate.questions} questions have no verdict ({listed})."

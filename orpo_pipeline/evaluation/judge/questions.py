@@ -1,9 +1,14 @@
 """What a judge is asked, and which replies count."""
 
 import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import polars as pl
+
+from orpo_pipeline.evaluation.evaluate import GENERATIONS, SCORES
 from schemas.judgement import Verdict
 
 Messages = list[dict[str, str]]
@@ -36,6 +41,16 @@ class Question:
     reference: str
     group: str
     """The prompt's group of near-equal prompts: the independent unit of the interval."""
+
+
+def read_questions(evaluation: Path, against: str) -> list[Question]:
+    """The answers that the evaluate stage kept: the candidate's and those of one reference."""
+    answers = json.loads((evaluation / GENERATIONS).read_text(encoding="utf-8"))
+    groups = pl.read_parquet(evaluation / SCORES, columns=["group"])["group"].head(len(answers))
+    return [
+        Question(row["prompt"], row["candidate"], row[against], str(group))
+        for row, group in zip(answers, groups, strict=True)
+    ]
 
 
 def build_messages(

@@ -11,12 +11,7 @@ import pytest
 from judge_server import USAGE, Asked, Given, JudgeServer, fair, judge_server, says
 
 from orpo_pipeline.evaluation.judge import endpoint
-from orpo_pipeline.evaluation.judge.judge import (
-    differences_against,
-    judge,
-    judgement_folder,
-    read_key,
-)
+from orpo_pipeline.evaluation.judge.judge import ask_judge, judgement_folder, read_key
 from orpo_pipeline.evaluation.judge.questions import Question
 from schemas.errors import EnvironmentFault, UserError
 from schemas.figures import Figure
@@ -54,7 +49,7 @@ def ask(server: JudgeServer, tmp_path: Path) -> Ask:
     def make(questions: list[Question] = QUESTIONS, key: str | None = None, **fields: Any) -> Any:
         config = JudgeConfig(base_url=server.base_url, model="judge-1", **{"retries": 0, **fields})
         folder = judgement_folder(config, Path("evaluation-1"), tmp_path)
-        return judge(config, key, {"base": questions}, folder, lambda *_: None)
+        return ask_judge(config, key, {"base": questions}, folder, lambda *_: None)
 
     return make
 
@@ -72,7 +67,7 @@ def test_wins_ties_and_losses_are_counted(ask: Ask, server: JudgeServer) -> None
     assert (rate.wins, rate.ties, rate.losses, rate.identical) == (6, 2, 2, 1)
     # (6 + 2 / 2) / 10, and against the other's 0.3 a difference of 0.4.
     assert rate.figures[Figure.JUDGE_WIN_RATE].value == pytest.approx(0.7)
-    differences = differences_against(judgement, "base")
+    differences = rate.differences
     assert differences[Figure.JUDGE_WIN_RATE].value == pytest.approx(0.4)
     assert Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED in differences
     assert (rate.orders_disagreed, rate.first_shown_share, rate.failures) == (0, 0.5, {})
@@ -122,7 +117,7 @@ def test_another_judge_is_asked_anew(ask: Ask, server: JudgeServer, tmp_path: Pa
     ask(QUESTIONS[:3])
     config = JudgeConfig(base_url=server.base_url, model="judge-2")
     folder = judgement_folder(config, Path("evaluation-1"), tmp_path)
-    judge(config, None, {"base": QUESTIONS[:3]}, folder, lambda *_: None)
+    ask_judge(config, None, {"base": QUESTIONS[:3]}, folder, lambda *_: None)
     assert [asked.body["model"] for asked in server.asked].count("judge-2") == 6
 
 
@@ -177,8 +172,7 @@ def test_a_failing_judge_gives_no_figure(
     server.behave = lambda asked: given
     judgement = ask(timeout=0.3, concurrency=2)
     rate = only(judgement)
-    assert differences_against(judgement, "base") == {}
-    assert rate.figures == {}
+    assert rate.figures == rate.differences == {}
     # 5 % of 10 questions is less than one: the first failure settles it, the rest is not asked.
     assert set(rate.failures) == {why, "not asked"}
     assert rate.failures[why] <= 2
