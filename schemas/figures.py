@@ -116,6 +116,8 @@ SHARES = {
     Figure.END_OF_TURN_RATE,
     Figure.REFUSAL_RATE,
     Figure.FORMAT_RATE,
+    Figure.JUDGE_WIN_RATE,
+    Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED,
 }
 """Shares, shown in per cent."""
 
