@@ -25,7 +25,7 @@ class JudgeConfig(Section):
     key_variable: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
     """NAME of the environment variable that holds the key, never the key. Unset: no key is sent."""
 
-    max_questions: int = Field(default=200, ge=1)
+    max_questions: int = Field(default=200, ge=1, le=4000)
     """Compare the answers to the first so many of the `generations` prompts."""
 
     concurrency: int = Field(default=8, ge=1)

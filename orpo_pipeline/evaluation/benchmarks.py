@@ -20,6 +20,7 @@ from schemas.figures import Difference, Estimate
 
 PACKAGE = "lm-eval"
 ERRORS_RESAMPLED = 1000  # bootstrap samples for metrics that have no formula for their error
+BATCH = 8  # sequences of a forward pass where nothing else is said
 Z = 1.96
 
 Progress = Callable[[str, int, int], None]
@@ -64,8 +65,11 @@ def benchmark_inputs(settings: EvaluationConfig) -> dict[str, Any] | None:
 def load_tasks(settings: EvaluationConfig) -> Any:
     """The harness's task manager, once every task and its data could be loaded.
 
+    None where no benchmark is asked for.
     Raises UserError for an unknown name, EnvironmentFault for data that is not to be had.
     """
+    if not settings.benchmarks:
+        return None
     from lm_eval.tasks import TaskManager
 
     names, folder = settings.benchmarks, settings.benchmark_folder
@@ -142,13 +146,16 @@ def run_benchmarks(
         settings: names, limit, batch size.
         progress: called before each task of each model.
     """
+    if not settings.benchmarks:
+        return ()
     from lm_eval.models.huggingface import HFLM
 
+    batch_size = settings.batch_size or BATCH
     measured: dict[str, Metrics] = {name: {} for name in models.names}
     better: dict[str, dict[str, bool]] = {}
     for number, model_name in enumerate(models.names):
         with models.as_(model_name) as model:
-            harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
+            harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
             for place, task in enumerate(settings.benchmarks):
                 done = number * len(settings.benchmarks) + place
                 total = len(models.names) * len(settings.benchmarks)

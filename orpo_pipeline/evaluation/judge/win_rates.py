@@ -108,7 +108,7 @@ def _sample(scored: Sequence[Scored]) -> Sample:
     _, group_of = np.unique([one.group for one in scored], return_inverse=True)
     sample = resample({"won": scores, "questions": np.ones(len(scores))}, group_of)
     every = np.ones((1, len(scores)))
-    drawn = np.concatenate([times[:, group_of] for times in draw_groups(sample.groups)])
+    drawn = draw_groups(sample.groups)[:, group_of]
     left_out = (np.arange(sample.groups)[:, None] != group_of).astype(np.float64)
 
     def fitted(sums: Sums, weights: Array) -> Sums:

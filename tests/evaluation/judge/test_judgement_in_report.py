@@ -47,13 +47,14 @@ def judged(**fields: object) -> Judgement:
 
 
 def test_questions_are_the_kept_answers_with_their_groups(tmp_path: Path) -> None:
+    common = {"decoding": "greedy", "chosen in the data": "-"}
     rows = [
-        {"prompt": "user: a", "base": "no", "candidate": "yes", "chosen in the data": "-"},
-        {"prompt": "user: b", "base": "0", "candidate": "1", "chosen in the data": "-"},
+        {**common, "prompt": "user: a", "base": "no", "candidate": "yes"},
+        {**common, "prompt": "user: b", "base": "0", "candidate": "1"},
+        {**common, "prompt": "user: a", "base": "?", "candidate": "!", "decoding": "sample 1"},
     ]
     (tmp_path / "generations.json").write_text(json.dumps(rows))
-    # More pairs than prompts that were answered; the answers are to the first of them.
-    pl.DataFrame({"group": [7, 9, 9]}).write_parquet(tmp_path / "pairs.parquet")
+    pl.DataFrame({"group": [7, 9, 7]}).write_parquet(tmp_path / "answers.parquet")
     assert read_questions(tmp_path, "base") == [
         Question("user: a", "yes", "no", "7"),
         Question("user: b", "1", "0", "9"),
