@@ -45,6 +45,8 @@ class WinRate(Record):
     `max_failed_share` of the questions failed."""
     differences: dict[Figure, Difference] = Field(default_factory=dict)
     """The candidate's win rates minus the reference's (1 - the candidate's)."""
+    new_differences: dict[Figure, Difference] = Field(default_factory=dict)
+    """The same over the questions whose prompt group is new to the champion."""
 
     @property
     def failed_share(self) -> float:

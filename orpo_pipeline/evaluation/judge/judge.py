@@ -16,6 +16,7 @@ from orpo_pipeline.evaluation.judge.verdict_store import open_verdicts
 from orpo_pipeline.evaluation.judge.win_rates import Scored, score_orders, win_rates
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.errors import EnvironmentFault, UserError
+from schemas.figures import Comparison
 from schemas.judge_config import JudgeConfig
 from schemas.judgement import Judgement, Verdict, WinRate
 from schemas.results import EvaluationReport
@@ -139,16 +140,7 @@ def _win_rate(
     answered: Sequence[Answered],
     config: JudgeConfig,
 ) -> WinRate:
-    pairs = zip(questions, answered, strict=True)
-    scored = [
-        Scored(
-            score_orders(given.candidate_first, given.reference_first),
-            len(question.candidate) - len(question.reference),
-            question.group,
-        )
-        for question, given in pairs
-        if given.candidate_first is not None and given.reference_first is not None
-    ]
+    scored = _scored(questions, answered)
     scores = Counter(one.score for one in scored)
     failures = Counter(given.failure for given in answered if given.failure is not None)
     counted = WinRate(
@@ -166,7 +158,28 @@ def _win_rate(
     if not scored or counted.failed_share > config.max_failed_share:
         return counted
     estimates, differences = win_rates(scored)
-    return counted.model_copy(update={"figures": estimates, "differences": differences})
+    new = [one for one in scored if one.is_new]
+    return counted.model_copy(
+        update={
+            "figures": estimates,
+            "differences": differences,
+            "new_differences": win_rates(new)[1] if new else {},
+        }
+    )
+
+
+def _scored(questions: Sequence[Question], answered: Sequence[Answered]) -> list[Scored]:
+    """The questions that have both verdicts."""
+    return [
+        Scored(
+            score_orders(given.candidate_first, given.reference_first),
+            len(question.candidate) - len(question.reference),
+            question.group,
+            question.is_new,
+        )
+        for question, given in zip(questions, answered, strict=True)
+        if given.candidate_first is not None and given.reference_first is not None
+    ]
 
 
 def _disagree(given: Answered) -> bool:
@@ -205,14 +218,7 @@ def verdicts_table(
 def with_judgement(evaluation: EvaluationReport, judgement: Judgement) -> EvaluationReport:
     """The report with the judge's figures among its comparisons; missing ones are an alarm."""
     rates = {rate.against: rate for rate in judgement.win_rates}
-    comparisons = tuple(
-        comparison.model_copy(
-            update={
-                "differences": {**comparison.differences, **rates[comparison.against].differences}
-            }
-        )
-        for comparison in evaluation.comparisons
-    )
+    comparisons = tuple(_joined(one, rates[one.against]) for one in evaluation.comparisons)
     missing = tuple(_why_missing(rate) for rate in rates.values() if not rate.differences)
     return evaluation.model_copy(
         update={
@@ -221,6 +227,14 @@ def with_judgement(evaluation: EvaluationReport, judgement: Judgement) -> Evalua
             "judgement": judgement,
         }
     )
+
+
+def _joined(comparison: Comparison, rate: WinRate) -> Comparison:
+    differences = {"differences": {**comparison.differences, **rate.differences}}
+    if comparison.new_pairs:
+        new = {**comparison.new_differences, **rate.new_differences}
+        differences["new_differences"] = new
+    return comparison.model_copy(update=differences)
 
 
 def _why_missing(rate: WinRate) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from orpo_pipeline.evaluation.evaluate import ANSWERS, GENERATIONS
+from orpo_pipeline.evaluation.evaluate import ANSWERS, GENERATIONS, SCORES
 from schemas.judgement import Verdict
 
 Messages = list[dict[str, str]]
@@ -41,14 +41,18 @@ class Question:
     reference: str
     group: str
     """The prompt's group of near-equal prompts: the independent unit of the interval."""
+    is_new: bool = False
+    """Whether the champion's data had no pair of this group."""
 
 
 def read_questions(evaluation: Path, against: str) -> list[Question]:
     """The greedy answers that the evaluate stage kept: the candidate's and one reference's."""
     answers = json.loads((evaluation / GENERATIONS).read_text(encoding="utf-8"))
     groups = pl.read_parquet(evaluation / ANSWERS, columns=["group"])["group"]
+    pairs = pl.read_parquet(evaluation / SCORES, columns=["group", "new"])
+    old = set(pairs.filter(~pl.col("new").fill_null(False))["group"])
     return [
-        Question(row["prompt"], row["candidate"], row[against], str(group))
+        Question(row["prompt"], row["candidate"], row[against], str(group), group not in old)
         for row, group in zip(answers, groups, strict=True)
         if row["decoding"] == "greedy"
     ]

@@ -40,6 +40,8 @@ class Scored:
     longer_by: int
     """Characters of the candidate's answer minus those of the reference's."""
     group: str
+    is_new: bool = False
+    """See `Question`."""
 
 
 def score_orders(candidate_first: Verdict, reference_first: Verdict) -> float:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,15 @@ def test_wins_ties_and_losses_are_counted(ask: Ask, server: JudgeServer) -> None
     shown = {asked.shown for asked in server.asked}
     assert ("user: Question 0?", "yes!", "no") in shown
     assert ("user: Question 0?", "no", "yes!") in shown
+
+
+def test_new_questions_are_counted_alone_too(ask: Ask) -> None:
+    new = [replace(one, is_new=True) for one in QUESTIONS[4:]]
+    rate = only(ask([*QUESTIONS[:4], *new]))
+    # Two wins, two losses, two ties: 0.5 against 0.5. All ten: 0.7 against 0.3.
+    assert rate.new_differences[Figure.JUDGE_WIN_RATE].value == pytest.approx(0.0)
+    assert rate.new_differences[Figure.JUDGE_WIN_RATE].groups == 6
+    assert rate.differences[Figure.JUDGE_WIN_RATE].value == pytest.approx(0.4)
 
 
 def test_the_request_is_openais(ask: Ask, server: JudgeServer) -> None:

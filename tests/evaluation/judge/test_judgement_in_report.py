@@ -55,10 +55,16 @@ def test_questions_are_the_kept_answers_with_their_groups(tmp_path: Path) -> Non
     ]
     (tmp_path / "generations.json").write_text(json.dumps(rows))
     pl.DataFrame({"group": [7, 9, 7]}).write_parquet(tmp_path / "answers.parquet")
+    # Group 7 has a pair that the champion's data had.
+    pairs = pl.DataFrame({"group": [7, 7, 9], "new": [True, False, True]})
+    pairs.write_parquet(tmp_path / "pairs.parquet")
     assert read_questions(tmp_path, "base") == [
-        Question("user: a", "yes", "no", "7"),
-        Question("user: b", "1", "0", "9"),
+        Question("user: a", "yes", "no", "7", is_new=False),
+        Question("user: b", "1", "0", "9", is_new=True),
     ]
+    # Where it is not known which are new, none counts as new.
+    pairs.with_columns(new=pl.lit(None, pl.Boolean)).write_parquet(tmp_path / "pairs.parquet")
+    assert not any(question.is_new for question in read_questions(tmp_path, "base"))
 
 
 def test_the_figure_joins_the_comparison() -> None:
@@ -77,6 +83,15 @@ def test_the_figure_joins_the_comparison() -> None:
     assert metrics["judge/win_rate/against_base_high"] == 0.7
     assert metrics["judge/orders_disagreed/against_base"] == 3
     assert metrics["judge/prompt_tokens"] == 2000
+
+
+def test_new_questions_count_where_it_is_known_which_are_new() -> None:
+    differences = {Figure.JUDGE_WIN_RATE: GAINED}
+    judgement = judged(differences=differences, new_differences=differences)
+    new = Comparison(against="base", new_pairs=4, differences={})
+    known = with_judgement(report().model_copy(update={"comparisons": (new,)}), judgement)
+    assert known.comparisons[0].new_differences == differences
+    assert with_judgement(report(), judgement).comparisons[0].new_differences == {}
 
 
 @pytest.mark.parametrize(
