@@ -1,5 +1,6 @@
 """Writes docs/configuration.md from schemas/config.py: `python docs/configuration.py`."""
 
+import inspect
 import json
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from schemas.config import RunConfig
 from schemas.pairs import DefectCode
+from schemas.section import Section
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -43,14 +45,28 @@ def render() -> str:
         model: type[BaseModel] = section.annotation  # type: ignore[assignment]
         parts.append(f"## {name}\n\n{_one_line(model.__doc__)}\n")
         parts.append("| field | values | default | meaning |\n|---|---|---|---|")
-        parts += [_row(f"{name}.{key}", field) for key, field in model.model_fields.items()]
+        parts += _rows(name, model)
         parts.append("")
     return "\n".join(parts)
 
 
+def _rows(prefix: str, model: type[BaseModel]) -> list[str]:
+    """A row for each field; behind a section's own row those of its fields."""
+    rows = []
+    for key, field in model.model_fields.items():
+        name = f"{prefix}.{key}"
+        rows.append(_row(name, field))
+        for inner in get_args(field.annotation):
+            if inspect.isclass(inner) and issubclass(inner, Section):
+                rows += _rows(name, inner)
+    return rows
+
+
 def _row(name: str, field: FieldInfo) -> str:
-    default = json.dumps(field.get_default(call_default_factory=True))
-    cells = [f"`{name}`", _values(field), f"`{default}`", _one_line(field.description)]
+    default = "required"
+    if not field.is_required():
+        default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+    cells = [f"`{name}`", _values(field), default, _one_line(field.description)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -79,6 +95,8 @@ def _type(annotation: Any) -> str:
         return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
+    if inspect.isclass(annotation) and issubclass(annotation, Section):
+        return "the fields below"
     names = {
         DefectCode: "defect code",
         str: "text",

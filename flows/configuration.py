@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from schemas.config import RunConfig
 from schemas.errors import UserError
 
+NEVER_SHOWN = "evaluation.judge"
+"""The section whose values are not repeated in messages: people paste the key itself there."""
+
 CONFIG_FOLDER = "configs"
 # A date that does not exist is a ValueError, as is text that is no UTF-8; brackets may nest deep.
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -87,4 +90,6 @@ def _describe(problem: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{place} is not a known field"
+    if place.startswith(NEVER_SHOWN) or NEVER_SHOWN.startswith(f"{place}."):
+        return f"{place}: {problem['msg']}"
     return f"{place} = {problem['input']!r}: {problem['msg']}"

@@ -6,8 +6,9 @@ from prefect import flow
 
 from schemas.config import RunConfig
 from schemas.results import PipelineResult
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, refuse_impossible_evaluation
 from tasks.home import state_home
+from tasks.judge import judge
 from tasks.plan import plan, refuse_impossible_requests
 from tasks.prepare import prepare
 from tasks.promote import promote
@@ -27,10 +28,13 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     # Better now than after hours of preparation or training.
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
+    refuse_impossible_evaluation(config.evaluation)
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)
     evaluation = evaluate(config, prepared, training_plan, adapter)
+    if config.evaluation.judge is not None:
+        evaluation = judge(config.evaluation.judge, config.registry, adapter, evaluation)
     version = register(config, prepared, training_plan, adapter, evaluation)
     promotion = promote(config, version, evaluation)
     return PipelineResult(

@@ -1,12 +1,14 @@
 """What a person reads when a run has ended."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from orpo_pipeline.evaluation.gate import GATE_COLUMNS, gate_rows
 from orpo_pipeline.planning.plan import plan_table
-from schemas.figures import HEADLINES, in_words
+from schemas.figures import HEADLINES, Figure, in_words
 from schemas.gate_decision import GateDecision
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PipelineResult
@@ -23,6 +25,8 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(plan_as_table(result.plan))
     console.print(f"[bold]Training[/]  {_training(result)}")
     console.print(_figures(result))
+    for line in [*_judged(result.evaluation), *_benchmarks(result.evaluation)]:
+        console.print(line, soft_wrap=True)
     for alarm in result.evaluation.alarms:
         console.print(f"          {alarm}", soft_wrap=True)
     promotion = result.promotion
@@ -94,3 +98,27 @@ def _measured_on(evaluation: EvaluationReport) -> str:
     if smallest is None:
         return text
     return f"{text}; they show differences of pair accuracy from {100 * smallest:.1f} points on"
+
+
+def _judged(evaluation: EvaluationReport) -> Iterator[str]:
+    """One line a comparison that the judge has decided."""
+    for rate in evaluation.judgement.win_rates if evaluation.judgement else ():
+        plain, equal = (
+            in_words(figure, rate.figures.get(figure))
+            for figure in (Figure.JUDGE_WIN_RATE, Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED)
+        )
+        if rate.figures:
+            yield (
+                f"[bold]Judge[/]     {escape(f'{plain} of {rate.judged} answers won')} against "
+                f"the {rate.against}; {escape(equal)} at equal length"
+            )
+
+
+def _benchmarks(evaluation: EvaluationReport) -> Iterator[str]:
+    """One line a benchmark metric."""
+    for benchmark in evaluation.benchmarks:
+        found = ", ".join(
+            f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+            for name, one in benchmark.models.items()
+        )
+        yield f"[bold]Benchmark[/] {escape(f'{benchmark.task} {benchmark.metric}: {found}')}"

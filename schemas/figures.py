@@ -33,6 +33,8 @@ class Figure(StrEnum):
     REPETITION = "generation/repetition"
     REFUSAL_RATE = "generation/refusal_rate"
     FORMAT_RATE = "generation/format_rate"
+    JUDGE_WIN_RATE = "judge/win_rate"
+    JUDGE_WIN_RATE_LENGTH_CONTROLLED = "judge/win_rate_length_controlled"
 
     @property
     def better(self) -> Literal["higher", "lower", "neither"]:
@@ -51,6 +53,8 @@ _HIGHER = {
     Figure.END_OF_TURN_RATE,
     Figure.DISTINCT_2,
     Figure.FORMAT_RATE,
+    Figure.JUDGE_WIN_RATE,
+    Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED,
 }
 _LOWER = {
     Figure.CALIBRATION_ERROR,
@@ -147,6 +151,8 @@ SHARES = {
     Figure.END_OF_TURN_RATE,
     Figure.REFUSAL_RATE,
     Figure.FORMAT_RATE,
+    Figure.JUDGE_WIN_RATE,
+    Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED,
 }
 """Shares, shown in per cent."""
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+from schemas.benchmark_results import BenchmarkFigure
 from schemas.figures import Comparison, Estimate, Figure
+from schemas.judgement import Judgement
 from schemas.plan import ModelShape, TrainingPlan
 from schemas.promotion import PromotionResult
 from schemas.record import Record
@@ -109,7 +111,17 @@ class EvaluationReport(Record):
     """Sentences on what is missing or looks wrong."""
     generations: int
     """Prompts that every model answered."""
+    benchmarks: tuple[BenchmarkFigure, ...] = ()
+    judgement: Judgement | None = None
+    """The judge's; its figures are among the comparisons', too."""
     reused: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Names what was measured: the stage, and the judge's where it found anything."""
+        if self.judgement is None or not any(rate.figures for rate in self.judgement.win_rates):
+            return self.path.name
+        return f"{self.path.name} {self.judgement.path.name}"
 
     @property
     def models(self) -> dict[str, ModelFigures]:

@@ -4,8 +4,11 @@ from datetime import timedelta
 
 from prefect import task
 
+from orpo_pipeline.evaluation.benchmarks import require_benchmarks
 from orpo_pipeline.evaluation.evaluate import evaluation_folder, load_evaluation
+from orpo_pipeline.evaluation.judge.judge import read_key
 from schemas.config import RunConfig
+from schemas.evaluation_config import EvaluationConfig
 from schemas.jobs import EvaluateJob, Event, Progress
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
@@ -15,6 +18,13 @@ from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
 from tasks.tracking import recorded_run
+
+
+def refuse_impossible_evaluation(settings: EvaluationConfig) -> None:
+    """Raise the error of a missing package or key now, not after the training."""
+    require_benchmarks(settings)
+    if settings.judge is not None:
+        read_key(settings.judge)
 
 
 @task(**stage_task("evaluate", timedelta(days=1), retries=2, delay=timedelta(seconds=30)))

@@ -46,7 +46,7 @@ def promote_if_better(
         return _result(tracker, candidate.version, None, None, known)
     name, version = candidate.model_name, candidate.version
     tracker.client.set_registered_model_alias(name, CHALLENGER, version)
-    decision = decide(evaluation.comparisons, gate, champion, evaluation.path.name)
+    decision = decide(evaluation.comparisons, gate, champion, evaluation.identity)
     store_decision(tracker, candidate.run_id, decision)
     tracker.client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
     tracker.client.set_model_version_tag(name, version, VERDICT_TAG, decision.verdict.value)

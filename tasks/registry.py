@@ -9,6 +9,8 @@ from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.curves import training_curves
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram
 from orpo_pipeline.evaluation.generation import stop_token_ids
+from orpo_pipeline.evaluation.judge.judge import VERDICTS
+from orpo_pipeline.evaluation.optional_metrics import optional_metrics
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
 from schemas.figures import HEADLINES, Figure, in_words
@@ -43,7 +45,7 @@ def record_run(
     """
     client = tracker.client
     recorded = client.get_run(run_id).data.tags.get(RECORDED_TAG)
-    if recorded == evaluation.path.name:
+    if recorded == evaluation.identity:
         return False
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
@@ -61,7 +63,9 @@ def record_run(
     answers = json.loads((evaluation.path / "generations.json").read_text(encoding="utf-8"))
     if answers:
         log_answers(tracker, run_id, answers, again=recorded is not None)
-    client.set_tag(run_id, RECORDED_TAG, evaluation.path.name)
+    if evaluation.judgement and evaluation.judgement.path.is_dir():
+        client.log_artifact(run_id, str(evaluation.judgement.path / VERDICTS), "evaluation")
+    client.set_tag(run_id, RECORDED_TAG, evaluation.identity)
     return True
 
 
@@ -75,7 +79,7 @@ def figure_points(adapter: TrainedAdapter, evaluation: EvaluationReport) -> list
     if evaluation.champion is not None:
         champion = evaluation.champion.figures
         after |= {f"champion/{figure.value}": e.value for figure, e in champion.items()}
-    after["train/seconds"] = adapter.seconds
+    after |= {"train/seconds": adapter.seconds, **optional_metrics(evaluation)}
     return [{"step": 0, "values": before}, {"step": adapter.steps, "values": after}]
 
 

@@ -277,3 +277,27 @@ def test_a_dialect_and_columns_exclude_each_other() -> None:
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         RunConfig().training.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.judge.key_variable=sk-planted-0123456789",  # the key instead of its name
+        "evaluation.judge.base_url=https://me:sk-planted-0123456789@host/v1",
+        "evaluation.judge.base_url=https://host/v1?key=sk-planted-0123456789",
+        "evaluation.judge.api_key=sk-planted-0123456789",
+        "evaluation.judge.request={api_key: [sk-planted-0123456789]}",
+    ],
+)
+def test_a_pasted_key_is_refused_and_not_repeated(override: str) -> None:
+    given = ["evaluation.judge.base_url=http://host/v1", "evaluation.judge.model=m"]
+    with pytest.raises(UserError, match=r"evaluation\.judge") as caught:
+        read_config(None, [*given, override, "evaluation.generations=0"])
+    assert "sk-planted" not in str(caught.value)
+
+
+def test_a_judge_needs_answers() -> None:
+    given = {"judge": {"base_url": "http://host/v1/", "model": "m"}}
+    assert RunConfig.model_validate({"evaluation": given}).evaluation.judge is not None
+    with pytest.raises(ValidationError, match="nothing to judge"):
+        RunConfig.model_validate({"evaluation": {**given, "generations": 0}})

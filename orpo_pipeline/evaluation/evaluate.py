@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from orpo_pipeline.data.tokens.chat_template import load_chat_format
+from orpo_pipeline.evaluation.benchmarks import benchmark_inputs, load_tasks, run_benchmarks
 from orpo_pipeline.evaluation.drift.neutral import neutral_paragraphs
 from orpo_pipeline.evaluation.held_out import read_index
 from orpo_pipeline.evaluation.measuring import Measured, Progress, measure
@@ -45,7 +47,8 @@ def evaluation_folder(
         "adapter": adapter.adapter_id,
         "champion": against,
         "prepared": prepared.prepared_id,
-        "evaluation": config.evaluation.model_dump(),
+        "evaluation": config.evaluation.model_dump(exclude={"judge"}),
+        "benchmarks": benchmark_inputs(config.evaluation),
         "orpo_lambda": config.training.orpo_lambda,
         "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
         "neutral": neutral_paragraphs(),
@@ -72,12 +75,15 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     done = load_evaluation(folder)
     if done is not None:
         return done
+    tasks = load_tasks(job.config.evaluation)
     progress("loading the models", 0, 0)
     models = load_models(job)
     parts = Parts(job.home, folder)
     measured = measure(models, job, read_index(job), parts, progress)
+    tokenizer = load_chat_format(job.prepared.path / "tokenizer", template=None).tokenizer
+    benchmarks = run_benchmarks(models, tokenizer, tasks, job.config.evaluation, progress)
     progress("estimating intervals", 0, 0)
-    report = build_report(folder, job, measured)
+    report = build_report(folder, job, measured).model_copy(update={"benchmarks": benchmarks})
     with new_stage(folder) as temporary:
         _write(temporary, measured, models, job)
         (temporary / RECORD).write_text(report.model_dump_json(indent=1), encoding="utf-8")

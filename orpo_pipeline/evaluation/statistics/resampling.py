@@ -86,15 +86,18 @@ def resample(columns: Mapping[str, Array], groups: NDArray[np.integer]) -> Sampl
 
 def _draw_sums(by_group: Array) -> Array:
     """Sums (R, C) of REPLICATES samples of the groups (G, C)."""
-    count = len(by_group)
-    if not count:
-        return np.zeros((REPLICATES, by_group.shape[1]))
-    draw = np.random.default_rng(SEED)
-    times = np.stack(
-        [np.bincount(draw.integers(0, count, count), minlength=count) for _ in range(REPLICATES)]
-    )  # (R, G), 64 MB at most
-    drawn: Array = times.astype(np.float64) @ by_group
+    drawn: Array = draw_groups(len(by_group)) @ by_group
     return drawn
+
+
+def draw_groups(count: int) -> Array:
+    """How often each of at most MOST_DRAWN groups is in each sample: (R, G), 64 MB at most."""
+    draw = np.random.default_rng(SEED)
+    if not count:
+        return np.zeros((REPLICATES, 0))
+    return np.stack(
+        [np.bincount(draw.integers(0, count, count), minlength=count) for _ in range(REPLICATES)]
+    ).astype(np.float64)
 
 
 def estimate(sample: Sample, formula: Formula, n: str) -> Estimate | None:
