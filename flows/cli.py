@@ -1,4 +1,4 @@
-"""The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data` and `up`."""
+"""The command line: `orpo-pipeline run`, `config`, `plan`, `data`, `chat`, `up` and others."""
 
 import os
 import signal
@@ -13,6 +13,8 @@ from rich.markup import escape
 
 from flows.configuration import read_config
 from flows.data_cli import app as data_app
+from flows.lineage_cli import lineage
+from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
 from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
@@ -29,6 +31,9 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command()(chat)
+app.command()(export)
+app.command()(lineage)
 
 
 @app.command()
