@@ -14,7 +14,12 @@ from tasks.tracking import Tracker
 RECIPE = ("training.", "lora.", "chat.max_length", "plan.engine", "plan.optimizer", "plan.hardware")
 """Run parameters that a card repeats, by the beginning of their names."""
 
-NOT_RECIPE = ("training.save_steps", "training.seed")
+NOT_RECIPE = tuple(
+    f"training.{name}"
+    for name in ("save_steps", "gradient_checkpointing", "token_budget", "engine", "optimizer")
+)
+"""They decide nothing of the weights, or the plan says what was decided."""
+
 EMBEDDED_DATA_LICENCE = "CC0-1.0"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from orpo_pipeline.export.adapter import copy_tokenizer
 from orpo_pipeline.inference.loading import Notify, load_base, quiet_loading
-from orpo_pipeline.training.qlora import attach_saved_adapter, keep_dequantised
+from orpo_pipeline.training.qlora import attach_saved_adapter
 from schemas.serving import ServingSettings
 
 
@@ -21,10 +21,10 @@ def write_merged(
     import torch
 
     model = load_base(settings, home, notify)
-    if settings.quantization == "nf4":
-        make_plain(model)
     notify("merging")
     with quiet_loading():
+        if settings.quantization == "nf4":
+            model = model.dequantize()
         wrapped = attach_saved_adapter(model, adapter)
         # The sum is rounded once, to bf16: weights of another dtype are added in it.
         merged = wrapped.merge_and_unload(safe_merge=True).to(torch.bfloat16)
@@ -33,21 +33,6 @@ def write_merged(
         merged.generation_config.eos_token_id = list(settings.stop_token_ids)
         merged.save_pretrained(target)
     copy_tokenizer(adapter, target)
-
-
-def make_plain(model: Any) -> None:
-    """Replace all NF4 weights by what they stand for, and let the model forget that they were."""
-    from bitsandbytes.nn import Linear4bit
-
-    keep_dequantised(model, model.config.get_text_config().num_hidden_layers)
-    left = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
-    if left:
-        raise AssertionError(f"quantised layers outside of the decoder: {', '.join(left)}")
-    # transformers refuses to save a model that is marked as quantised.
-    del model.config.quantization_config
-    model.is_quantized = False
-    model.is_loaded_in_4bit = False
-    model.hf_quantizer = None
 
 
 def load_merged(folder: Path) -> Any:
