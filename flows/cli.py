@@ -1,4 +1,4 @@
-"""The command line: `orpo-pipeline run`, `config`, `plan`, `data`, `chat`, `up` and others."""
+"""The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data`, `up` and the rest."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ from flows.data_cli import app as data_app
 from flows.lineage_cli import lineage
 from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
+from flows.registry_cli import promote, promotions, rollback
 from schemas.errors import EnvironmentFault, PipelineError
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
@@ -34,6 +35,9 @@ app.add_typer(data_app, name="data")
 app.command()(chat)
 app.command()(export)
 app.command()(lineage)
+app.command()(promotions)
+app.command()(promote)
+app.command()(rollback)
 
 
 @app.command()

@@ -42,7 +42,7 @@ def lineage(
         )
     use_services(state_home())
     from tasks.lineage import dataset_versions, is_version
-    from tasks.versions import registry
+    from tasks.tracking_models import registry
 
     console = Console()
     with registry(parsed.registry, state_home()) as tracker:

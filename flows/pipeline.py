@@ -10,6 +10,7 @@ from tasks.evaluate import evaluate
 from tasks.home import state_home
 from tasks.plan import plan, refuse_impossible_requests
 from tasks.prepare import prepare
+from tasks.promote import promote
 from tasks.register import register
 from tasks.tracking_store import require_tracking
 from tasks.train import train
@@ -17,7 +18,7 @@ from tasks.train import train
 
 @flow(name="orpo-pipeline", persist_result=True, result_serializer="json")
 def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B008 -- frozen
-    """Prepare the data, plan for this machine, train, evaluate and register.
+    """Prepare the data, plan for this machine, train, evaluate, register and promote.
 
     Args:
         config: every knob of the run; what is not given has its default.
@@ -31,11 +32,13 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     adapter = train(config, prepared, training_plan)
     evaluation = evaluate(config, prepared, training_plan, adapter)
     version = register(config, prepared, training_plan, adapter, evaluation)
+    promotion = promote(config, version, evaluation)
     return PipelineResult(
         prepared=prepared,
         plan=training_plan,
         adapter=adapter,
         evaluation=evaluation,
         version=version,
+        promotion=promotion,
         seconds=round(time.monotonic() - started, 1),
     )

@@ -1,11 +1,15 @@
 """What a person reads when a run has ended."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from orpo_pipeline.evaluation.gate import GATE_COLUMNS, gate_rows
 from orpo_pipeline.planning.plan import plan_table
+from schemas.figures import HEADLINES, in_words
+from schemas.gate_decision import GateDecision
 from schemas.plan import TrainingPlan
-from schemas.results import PipelineResult
+from schemas.results import EvaluationReport, PipelineResult
 
 
 def print_summary(result: PipelineResult, console: Console) -> None:
@@ -19,11 +23,26 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     console.print(plan_as_table(result.plan))
     console.print(f"[bold]Training[/]  {_training(result)}")
     console.print(_figures(result))
-    aliases = ", ".join(version.aliases) or "no alias"
+    for alarm in result.evaluation.alarms:
+        console.print(f"          {alarm}", soft_wrap=True)
+    promotion = result.promotion
+    aliases = ", ".join(promotion.aliases) or "no alias"
     console.print(f"[bold]Model[/]     {version.model_name} version {version.version}: {aliases}")
-    console.print(f"          {version.because}", soft_wrap=True)
+    console.print(escape(f"          {promotion.because}"), soft_wrap=True)
+    if promotion.decision is not None:
+        console.print(gate_as_table(promotion.decision))
     console.print(f"[bold]Time[/]      {result.seconds:.0f} s")
     console.print("[bold]See it[/]    make up OPEN=1")
+
+
+def gate_as_table(decision: GateDecision) -> Table:
+    """The gate's verdict with every check behind it."""
+    table = Table(title=f"Gate: {decision.verdict.value}", title_justify="left")
+    for column in GATE_COLUMNS:
+        table.add_column(column)
+    for row in gate_rows(decision):
+        table.add_row(*map(escape, row))
+    return table
 
 
 def plan_as_table(plan: TrainingPlan) -> Table:
@@ -56,17 +75,22 @@ def _training(result: PipelineResult) -> str:
 
 
 def _figures(result: PipelineResult) -> Table:
-    base, candidate = result.evaluation.base, result.evaluation.candidate
-    table = Table(title=f"On {base.pairs:,} held-out pairs", title_justify="left")
-    table.add_column("figure")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    table.add_column("counted over")
-    over = f"{base.pairs:,} pairs"
-    table.add_row("pair accuracy", f"{base.accuracy:.1%}", f"{candidate.accuracy:.1%}", over)
-    table.add_row("ORPO loss", f"{base.orpo_loss:.4f}", f"{candidate.orpo_loss:.4f}", over)
-    margins = f"{base.log_odds_margin:+.4f}", f"{candidate.log_odds_margin:+.4f}"
-    table.add_row("log-odds margin", *margins, over)
-    nll = f"{base.chosen_nll:.4f}", f"{candidate.chosen_nll:.4f}"
-    table.add_row("NLL of chosen", *nll, f"{base.chosen_tokens:,} tokens")
+    """Figures with their 95 % intervals, and what these pairs could have shown."""
+    evaluation = result.evaluation
+    table = Table(title=_measured_on(evaluation), title_justify="left")
+    table.add_column("figure [95 % interval]")
+    names = {"base": "base model", "candidate": "candidate", "champion": "champion"}
+    for name in evaluation.models:
+        table.add_column(names[name], justify="right")
+    for figure, label in HEADLINES.items():
+        models = evaluation.models.values()
+        table.add_row(label, *(in_words(figure, model.figures.get(figure)) for model in models))
     return table
+
+
+def _measured_on(evaluation: EvaluationReport) -> str:
+    text = f"On {evaluation.pairs:,} held-out pairs in {evaluation.groups:,} prompt groups"
+    smallest = evaluation.smallest_difference
+    if smallest is None:
+        return text
+    return f"{text}; they show differences of pair accuracy from {100 * smallest:.1f} points on"

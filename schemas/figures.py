@@ -21,6 +21,7 @@ class Figure(StrEnum):
     CALIBRATION_ERROR = "pairs/calibration_error"
     ORPO_LOSS = "pairs/orpo_loss"
     CHOSEN_NLL = "pairs/chosen_nll"
+    CHOSEN_PERPLEXITY = "pairs/chosen_perplexity"
     REWARDS_CHOSEN = "rewards/chosen"
     REWARDS_REJECTED = "rewards/rejected"
     REWARDS_MARGINS = "rewards/margins"
@@ -55,6 +56,7 @@ _LOWER = {
     Figure.CALIBRATION_ERROR,
     Figure.ORPO_LOSS,
     Figure.CHOSEN_NLL,
+    Figure.CHOSEN_PERPLEXITY,
     Figure.DRIFT_KL,
     Figure.DRIFT_NEUTRAL_NLL,
     Figure.REPETITION,
@@ -92,3 +94,31 @@ class Comparison(Record):
     """Held-out pairs that the reference's own data did not have; None when that is unknown."""
     new_differences: dict[Figure, Difference] = Field(default_factory=dict)
     """The pair figures over those pairs alone."""
+
+
+HEADLINES = {
+    Figure.ACCURACY: "pair accuracy",
+    Figure.ACCURACY_LENGTH_CONTROLLED: "length-controlled accuracy",
+    Figure.LOG_ODDS_MARGIN: "log-odds margin",
+    Figure.ORPO_LOSS: "ORPO loss",
+    Figure.CHOSEN_NLL: "NLL of chosen (nats a token)",
+}
+"""The figures that a short summary shows, with their names for people."""
+
+SHARES = {
+    Figure.ACCURACY,
+    Figure.ACCURACY_SUMMED,
+    Figure.ACCURACY_LENGTH_CONTROLLED,
+    Figure.END_OF_TURN_RATE,
+    Figure.REFUSAL_RATE,
+    Figure.FORMAT_RATE,
+}
+"""Shares, shown in per cent."""
+
+
+def in_words(figure: Figure, estimate: Estimate | None) -> str:
+    """`71.4% [62.1%, 80.0%]`, or a dash where nothing could be estimated."""
+    if estimate is None:
+        return "-"
+    form = ".1%" if figure in SHARES else ".3f"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"

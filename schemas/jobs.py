@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
-from schemas.results import PreparedData, TrainedAdapter
+from schemas.results import Champion, PreparedData, TrainedAdapter
 
 
 class Line(BaseModel):
@@ -36,7 +36,7 @@ class TrainJob(Line):
 
 
 class EvaluateJob(Line):
-    """Parent to child: measure base model and candidate."""
+    """Parent to child: measure base model, candidate and, when there is one, champion."""
 
     kind: Literal["evaluate"] = "evaluate"
     config: RunConfig
@@ -44,6 +44,7 @@ class EvaluateJob(Line):
     prepared: PreparedData
     plan: TrainingPlan
     adapter: TrainedAdapter
+    champion: Champion | None = None
 
 
 Job = Annotated[PrepareJob | TrainJob | EvaluateJob, Field(discriminator="kind")]

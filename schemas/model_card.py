@@ -1,17 +1,16 @@
 """What a model card says: model_card.json beside the adapter, shown as README.md."""
 
-from schemas.figures import Difference
 from schemas.record import Record
 
 
 class CardFigure(Record):
-    """One line of the card's table of results."""
+    """One line of the card's table of results, in words; intervals are of 95 %."""
 
     name: str
     base: str
     candidate: str
-    difference: Difference | None = None
-    """Candidate minus base with its 95 % interval, where the evaluation has one."""
+    difference: str
+    """Candidate minus base, on the same pairs."""
 
 
 class CardSource(Record):
@@ -55,6 +54,10 @@ class ModelCard(Record):
     eval_scored: int
     """Held-out pairs that the figures are over."""
     figures: tuple[CardFigure, ...]
+    smallest_difference: float | None = None
+    """Of pair accuracy, that so many pairs would have shown in four of five cases."""
+    alarms: tuple[str, ...] = ()
+    """What the evaluation warns of."""
     run_id: str
 
 

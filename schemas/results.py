@@ -1,8 +1,11 @@
 """The small records that stages hand to each other. Rows, models and tensors stay on disk."""
 
 from pathlib import Path
+from typing import Literal
 
+from schemas.figures import Comparison, Estimate, Figure
 from schemas.plan import ModelShape, TrainingPlan
+from schemas.promotion import PromotionResult
 from schemas.record import Record
 
 
@@ -64,29 +67,59 @@ class TrainedAdapter(Record):
     reused: bool = False
 
 
-class PairMetrics(Record):
-    """One model on the held-out pairs. Every figure is over the same `pairs`."""
+class Champion(Record):
+    """The registered version that a candidate is compared with, its adapter on this disk."""
 
-    pairs: int
-    accuracy: float
-    """Share of pairs whose chosen answer has the higher average log-prob per token."""
-    log_odds_margin: float
-    """Mean of log-odds(chosen) - log-odds(rejected)."""
-    orpo_loss: float
-    """Mean over pairs of NLL(prompt + chosen) + lambda * odds-ratio loss."""
-    chosen_nll: float
-    """Nats per answer token of the chosen answers, over all their tokens."""
-    chosen_tokens: int
+    version: str
+    path: Path
+    """Folder of the adapter; it lies there once the champion is fetched."""
+    adapter_id: str
+    base_model: str
+    base_revision: str
+    prepared_id: str | None = None
+    """The prepared data that it was trained on; None when its version does not say."""
+
+
+class ModelFigures(Record):
+    """What was measured of one model. A figure that could not be estimated is missing."""
+
+    version: str | None = None
+    """Of the registered model; the champion's."""
+    figures: dict[Figure, Estimate]
 
 
 class EvaluationReport(Record):
-    """Output of `evaluate`: base model and candidate measured by the same code."""
+    """Output of `evaluate`: all models measured by the same code on the same pairs."""
 
     path: Path
-    base: PairMetrics
-    candidate: PairMetrics
+    pairs: int
+    groups: int
+    """Groups of equal and near-equal prompts, the independent units."""
+    base: ModelFigures
+    candidate: ModelFigures
+    champion: ModelFigures | None = None
+    comparisons: tuple[Comparison, ...]
+    """The candidate against the base model, and against the champion when there is one."""
+    smallest_difference: float | None
+    """Of pair accuracy (0.05: five points) that these pairs would have shown in four of five cases,
+    against the champion when there is one, else the base model. None when that is unknown."""
+    longer_wins: Estimate | None = None
+    """Accuracy of preferring the longer answer: what length alone gives away."""
+    alarms: tuple[str, ...] = ()
+    """Sentences on what is missing or looks wrong."""
     generations: int
+    """Prompts that every model answered."""
     reused: bool = False
+
+    @property
+    def models(self) -> dict[str, ModelFigures]:
+        """base, candidate and, when there is one, champion."""
+        known = {"base": self.base, "candidate": self.candidate}
+        return {**known, "champion": self.champion} if self.champion else known
+
+    def comparison(self, against: Literal["base", "champion"]) -> Comparison | None:
+        """The candidate against that model, or None when it was not measured."""
+        return next((c for c in self.comparisons if c.against == against), None)
 
 
 class RegisteredVersion(Record):
@@ -94,11 +127,9 @@ class RegisteredVersion(Record):
 
     model_name: str
     version: str
-    aliases: tuple[str, ...]
     run_id: str
     experiment_id: str
     tracking_uri: str
-    because: str
     reused: bool = False
 
 
@@ -110,4 +141,5 @@ class PipelineResult(Record):
     adapter: TrainedAdapter
     evaluation: EvaluationReport
     version: RegisteredVersion
+    promotion: PromotionResult
     seconds: float

@@ -13,7 +13,8 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.serving import ServingSettings
 from tasks.tracking import Tracker
-from tasks.versions import fetch_version, find_version, registry
+from tasks.tracking_models import registry
+from tasks.versions import fetch_version, find_version
 
 Notify = Callable[[str], None]
 

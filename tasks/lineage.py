@@ -8,10 +8,11 @@ from urllib.parse import quote
 from orpo_pipeline.data.lineage import PreparedStage, RowPlace, find_row, find_stage
 from schemas.errors import UserError
 from schemas.results import PreparedData
+from tasks.champion import PREPARED_TAG
 from tasks.tracking import Tracker
 from tasks.versions import Version, find_version, list_versions
 
-DATASET_TAG, PREPARED_TAG = "orpo.dataset_id", "orpo.prepared_id"
+DATASET_TAG = "orpo.dataset_id"
 VERSION_TAG = "orpo.model_version"
 NOTE_TAG = "mlflow.note.content"
 SHORTEST_ID = 6
@@ -93,9 +94,8 @@ def _made_of(stage: PreparedStage, versions: list[Version]) -> Iterator[Version]
 def link_run_and_version(
     tracker: Tracker, run_id: str, version: str, prepared: PreparedData
 ) -> None:
-    """Let the run's page name the version, and the version's tags the data that it was made of."""
+    """Let the run's page name the version and the data that it was made of."""
     client, name = tracker.client, tracker.config.model_name
-    client.set_model_version_tag(name, version, PREPARED_TAG, prepared.prepared_id)
     client.set_tag(run_id, VERSION_TAG, f"{name}/{version}")
     note = (
         f"Registered as [{name} version {version}](#/models/{quote(name)}/versions/{version}). "

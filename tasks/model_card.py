@@ -6,6 +6,7 @@ from orpo_pipeline.hub import looks_like_hub_id
 from orpo_pipeline.model_card.card import CARD, FACTS, render_card
 from schemas.config import EMBEDDED
 from schemas.data_report import DataReport
+from schemas.figures import HEADLINES, in_words
 from schemas.model_card import CardFigure, CardSource, ModelCard
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
 from schemas.serving import ServingSettings
@@ -67,35 +68,25 @@ def card_files(
             for name, value in sorted(params.items())
             if name.startswith(RECIPE) and name not in NOT_RECIPE
         },
-        eval_scored=evaluation.candidate.pairs,
+        eval_scored=evaluation.pairs,
         figures=card_figures(evaluation),
+        smallest_difference=evaluation.smallest_difference,
+        alarms=evaluation.alarms,
         run_id=run_id,
     )
     return {CARD: render_card(card), FACTS: card.model_dump_json(indent=1)}
 
 
 def card_figures(evaluation: EvaluationReport) -> tuple[CardFigure, ...]:
-    """The figures of base model and candidate as the card shows them."""
-    base, candidate = evaluation.base, evaluation.candidate
-    return (
+    """The headlines of base model and candidate as the card shows them."""
+    against_base = evaluation.comparison("base")
+    differences = against_base.differences if against_base else {}
+    return tuple(
         CardFigure(
-            name="pair accuracy",
-            base=f"{base.accuracy:.1%}",
-            candidate=f"{candidate.accuracy:.1%}",
-        ),
-        CardFigure(
-            name="log-odds margin",
-            base=f"{base.log_odds_margin:+.3f}",
-            candidate=f"{candidate.log_odds_margin:+.3f}",
-        ),
-        CardFigure(
-            name="ORPO loss",
-            base=f"{base.orpo_loss:.3f}",
-            candidate=f"{candidate.orpo_loss:.3f}",
-        ),
-        CardFigure(
-            name="NLL of chosen answers, nats per token",
-            base=f"{base.chosen_nll:.3f}",
-            candidate=f"{candidate.chosen_nll:.3f}",
-        ),
+            name=name,
+            base=in_words(figure, evaluation.base.figures.get(figure)),
+            candidate=in_words(figure, evaluation.candidate.figures.get(figure)),
+            difference=in_words(figure, differences.get(figure)),
+        )
+        for figure, name in HEADLINES.items()
     )

@@ -1,4 +1,4 @@
-"""Task `register`: the run's record in MLflow, the model version, its alias."""
+"""Task `register`: the run's record in MLflow, the model version, and what speaks for it."""
 
 from datetime import timedelta
 
@@ -9,9 +9,10 @@ from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.data_report import DATA_REPORT, report_page
+from tasks.evidence import fixed_pair, store_evidence
 from tasks.home import state_home
 from tasks.policies import stage_task
-from tasks.registry import assign_alias, describe_version, record_run, register_version, registered
+from tasks.registry import describe_version, record_run, register_version, registered
 from tasks.tracking import recorded_run
 
 
@@ -30,11 +31,12 @@ def register(
         if new and adapter.reused:  # a training that ran has logged it at its beginning
             tracker.client.log_text(run_id, report_page(config, prepared, plan), DATA_REPORT)
         version, known = register_version(tracker, run_id, prepared, plan, adapter, evaluation)
-        decision = assign_alias(tracker, version, evaluation, config.gate)
+        pair = fixed_pair(prepared, plan, evaluation)
+        store_evidence(tracker, run_id, version, adapter, pair)
         tracker.finish_run(run_id)
-        record = registered(tracker, run_id, version, decision, reused=known)
+        record = registered(tracker, run_id, version, reused=known)
     summary = describe_version(prepared, adapter, evaluation)
-    title = f"## {record.model_name} version {version}: {', '.join(record.aliases) or 'no alias'}"
-    text = f"{title}\n\n{decision.because}\n\n{summary}\n\nMLflow run `{run_id}`\n"
+    title = f"## {record.model_name} version {record.version}"
+    text = f"{title}\n\n{summary}\n\nMLflow run `{run_id}`\n"
     create_markdown_artifact(text, key="registered-version")
     return record

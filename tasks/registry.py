@@ -1,4 +1,4 @@
-"""The registered model: one version per adapter, and who carries which alias."""
+"""The registered model: one version per adapter."""
 
 import json
 
@@ -7,11 +7,10 @@ import polars as pl
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram, training_curves
 from orpo_pipeline.evaluation.generation import stop_token_ids
-from orpo_pipeline.evaluation.promotion import should_promote
 from orpo_pipeline.planning.plan import plan_table
 from orpo_pipeline.training.train import read_metrics
-from schemas.gate_config import GateConfig
-from schemas.plan import Choice, TrainingPlan
+from schemas.figures import HEADLINES, Figure, in_words
+from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from schemas.serving import ServingSettings
 from tasks.lineage import lineage_links, link_run_and_version
@@ -19,9 +18,6 @@ from tasks.model_card import card_files
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
 from tasks.versions import SERVING
 
-CHALLENGER, CHAMPION = "challenger", "champion"
-DECISION_TAG = "orpo.decision"
-DECIDED_ON_TAG = "orpo.decided_on"
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -55,9 +51,9 @@ def record_run(
     tracker.deliver_points(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
     summary = {
-        f"{name}/{figure}": float(value)
-        for name, metrics in (("base", evaluation.base), ("candidate", evaluation.candidate))
-        for figure, value in metrics.model_dump().items()
+        f"{name}/{figure}": estimate.value
+        for name, model in evaluation.models.items()
+        for figure, estimate in model.figures.items()
     }
     data = {
         "data/rows": prepared.rows_in,
@@ -138,6 +134,7 @@ def register_version(
             tags={
                 ADAPTER_TAG: adapter.adapter_id,
                 "orpo.dataset_id": prepared.dataset_id,
+                "orpo.prepared_id": prepared.prepared_id,
                 "orpo.base_model": prepared.base_model.name,
                 "orpo.base_revision": prepared.base_model.revision,
             },
@@ -157,11 +154,11 @@ def describe(
 ) -> None:
     """The version's text and figures: those of its newest evaluation."""
     name = tracker.config.model_name
-    figures = {
-        "pair_accuracy": f"{evaluation.candidate.accuracy:.4f}",
-        "pair_accuracy_of_base": f"{evaluation.base.accuracy:.4f}",
-        "eval_pairs": str(evaluation.candidate.pairs),
-    }
+    figures = {"eval_pairs": str(evaluation.pairs)}
+    for model, key in (("candidate", "pair_accuracy"), ("base", "pair_accuracy_of_base")):
+        accuracy = evaluation.models[model].figures.get(Figure.ACCURACY)
+        if accuracy is not None:
+            figures[key] = f"{accuracy.value:.4f}"
     for key, value in figures.items():
         tracker.client.set_model_version_tag(name, version, key, value)
     text = describe_version(prepared, adapter, evaluation)
@@ -189,54 +186,30 @@ def describe_version(
     prepared: PreparedData, adapter: TrainedAdapter, evaluation: EvaluationReport
 ) -> str:
     """Markdown for the version's page."""
-    base, candidate = evaluation.base, evaluation.candidate
+    models = [evaluation.base, evaluation.candidate]
+    rows = [
+        [in_words(figure, model.figures.get(figure)) for model in models] for figure in HEADLINES
+    ]
+    lines = [
+        f"| {HEADLINES[figure]} | {base} | {candidate} |"
+        for figure, (base, candidate) in zip(HEADLINES, rows, strict=True)
+    ]
     return (
         f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps on "
         f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
-        f"| on {candidate.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
-        f"| pair accuracy | {base.accuracy:.1%} | {candidate.accuracy:.1%} |\n"
-        f"| log-odds margin | {base.log_odds_margin:.3f} | {candidate.log_odds_margin:.3f} |\n"
-        f"| ORPO loss | {base.orpo_loss:.3f} | {candidate.orpo_loss:.3f} |\n"
-        f"| NLL of chosen answers (nats/token) | {base.chosen_nll:.3f} | "
-        f"{candidate.chosen_nll:.3f} |\n"
+        f"| on {evaluation.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
-def assign_alias(
-    tracker: Tracker, version: str, evaluation: EvaluationReport, gate: GateConfig
-) -> Choice[bool]:
-    """Give the version its alias: `champion` when it is the first that deserves it.
-
-    Decided once for each evaluation and gate; a champion keeps its alias here whatever comes.
-    """
-    client, name = tracker.client, tracker.config.model_name
-    tags = client.get_model_version(name, version).tags
-    decided_on = f"{evaluation.path.name} {gate.min_accuracy_gain}"
-    champion = client.get_registered_model(name).aliases.get(CHAMPION)
-    champion = str(champion) if champion is not None else None
-    if tags.get(DECIDED_ON_TAG) == decided_on:
-        return Choice(value=champion == version, because=tags[DECISION_TAG])
-    decision = should_promote(evaluation, gate, None if champion == version else champion)
-    if champion != version:
-        alias = CHAMPION if decision.value else CHALLENGER
-        client.set_registered_model_alias(name, alias, version)
-    client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
-    client.set_model_version_tag(name, version, DECIDED_ON_TAG, decided_on)
-    return decision
-
-
-def registered(
-    tracker: Tracker, run_id: str, version: str, decision: Choice[bool], reused: bool
-) -> RegisteredVersion:
-    """The record of a version as the registry has it now."""
-    model_version = tracker.client.get_model_version(tracker.config.model_name, version)
+def registered(tracker: Tracker, run_id: str, version: str, reused: bool) -> RegisteredVersion:
+    """The record of a version."""
     return RegisteredVersion(
         model_name=tracker.config.model_name,
         version=version,
-        aliases=tuple(sorted(model_version.aliases)),
         run_id=run_id,
         experiment_id=tracker.experiment_id(),
         tracking_uri=tracker.uri,
-        because=decision.because,
         reused=reused,
     )

@@ -21,8 +21,8 @@ from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.home import mlflow_artifacts, mlflow_store
+from tasks.tracking_signature import chat_signature
 from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
-from tasks.tracking_versions import chat_signature
 
 ADAPTER_TAG = "orpo.adapter_id"
 RECORDED_TAG = "orpo.recorded"
@@ -255,6 +255,15 @@ class Tracker:
                 pip_requirements=requirements,
             )
         return str(info.model_uri), str(info.model_id)
+
+    def download_adapter(self, version: str, folder: Path) -> Path:
+        """The adapter of a version of the registered model, copied below `folder`."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        uri = f"models:/{self.config.model_name}/{version}/artifacts/adapter"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
     def finish_run(self, run_id: str) -> None:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""

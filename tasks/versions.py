@@ -1,17 +1,13 @@
 """Registered versions, found by alias or number, and brought onto this disk."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.serving import ServingSettings
 from tasks.tracking import Tracker
-from tasks.tracking_store import store_faults, tracking_uri
-from tasks.tracking_versions import download_adapter
 
 SERVING = "serving.json"
 
@@ -30,13 +26,6 @@ class Version:
     def label(self) -> str:
         """`version 3 (champion)`."""
         return f"version {self.number}" + (f" ({', '.join(self.aliases)})" if self.aliases else "")
-
-
-@contextmanager
-def registry(config: RegistryConfig, home: Path) -> Iterator[Tracker]:
-    """The registry for reading. What MLflow itself raises becomes EnvironmentFault."""
-    with store_faults(tracking_uri(config, home), "Reading from MLflow"):
-        yield Tracker(config, home)
 
 
 def find_version(tracker: Tracker, wanted: str) -> Version:
@@ -105,7 +94,7 @@ def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Pat
     """
     target = folder / version.number
     target.mkdir(parents=True)
-    adapter = download_adapter(tracker.uri, version.name, version.number, target)
+    adapter = tracker.download_adapter(version.number, target)
     try:
         text = (adapter / SERVING).read_text(encoding="utf-8")
         return adapter, ServingSettings.model_validate_json(text)

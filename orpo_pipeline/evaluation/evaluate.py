@@ -1,4 +1,4 @@
-"""The evaluate stage: base model and candidate on the held-out pairs, by the same code."""
+"""The evaluate stage: base model, candidate and champion on the held-out pairs, by one code."""
 
 import json
 from collections.abc import Callable
@@ -9,18 +9,19 @@ import polars as pl
 
 from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.evaluation.models import Models, load_models
+from orpo_pipeline.evaluation.statistics.report import build_report
 from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.jobs import EvaluateJob
 from schemas.plan import TrainingPlan
-from schemas.results import EvaluationReport, PairMetrics, PreparedData, TrainedAdapter
+from schemas.results import Champion, EvaluationReport, PreparedData, TrainedAdapter
 from schemas.tokens import TokenizedPair
 
 RECORD = "record.json"
 SCORES = "pairs.parquet"
 GENERATIONS = "generations.json"
-MODELS = ("base", "candidate")
 
 DECISIVE_CHOICES = (
     *("device", "dtype", "attention", "quantization", "engine", "forward_pass"),
@@ -38,10 +39,13 @@ def evaluation_folder(
     plan: TrainingPlan,
     adapter: TrainedAdapter,
     home: Path,
+    champion: Champion | None = None,
 ) -> Path:
-    """Folder of the evaluation of one adapter on one evaluation split."""
+    """Folder of the evaluation of one adapter on one evaluation split, against one champion."""
+    against = champion and champion.model_dump(include={"adapter_id", "version", "prepared_id"})
     inputs = {
         "adapter": adapter.adapter_id,
+        "champion": against,
         "prepared": prepared.prepared_id,
         "evaluation": config.evaluation.model_dump(),
         "orpo_lambda": config.training.orpo_lambda,
@@ -60,30 +64,24 @@ def load_evaluation(folder: Path) -> EvaluationReport | None:
 
 
 def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
-    """Score every held-out pair and answer a few prompts, with and without the adapter.
+    """Score every held-out pair and answer a few prompts: base model, candidate and champion.
 
-    Raises UserError when a score is NaN or infinite.
+    Raises UserError when an adapter is unusable or a score is NaN or infinite.
     """
-    from orpo_pipeline.training.qlora import attach_saved_adapter, load_base
-
-    folder = evaluation_folder(job.config, job.prepared, job.plan, job.adapter, job.home)
+    where = (job.config, job.prepared, job.plan, job.adapter, job.home, job.champion)
+    folder = evaluation_folder(*where)
     done = load_evaluation(folder)
     if done is not None:
         return done
     settings = job.config.evaluation
     rows = read_pairs(job.prepared.path, EVAL, most=settings.max_pairs)
-    progress("loading the model", 0, 0)
-    model = attach_saved_adapter(load_base(job.prepared.base_model, job.plan), job.adapter.path)
+    progress("loading the models", 0, 0)
+    models = load_models(job)
     chat = load_chat_format(job.prepared.path / "tokenizer", template=None)
-    scores = _score_both(model, rows, job, progress)
+    scores = _score_all(models, rows, job, progress)
     prompts = rows.head(settings.generations)
-    answers = _generate_both(model, chat, prompts, settings.max_new_tokens, progress)
-    report = EvaluationReport(
-        path=folder,
-        base=summarise(scores, "base"),
-        candidate=summarise(scores, "candidate"),
-        generations=len(answers),
-    )
+    answers = _generate_all(models, chat, prompts, settings.max_new_tokens, progress)
+    report = build_report(folder, job, scores, len(answers))
     with new_stage(folder) as temporary:
         scores.write_parquet(temporary / SCORES)
         text = json.dumps(answers, indent=1, ensure_ascii=False)
@@ -92,23 +90,24 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     return report
 
 
-def _score_both(
-    model: Any, rows: pl.DataFrame, job: EvaluateJob, progress: Progress
+def _score_all(
+    models: Models, rows: pl.DataFrame, job: EvaluateJob, progress: Progress
 ) -> pl.DataFrame:
-    """Scores of both models, one row a pair: MODEL_chosen_logp and so on, see `PairScore`."""
+    """Scores of all models, one row a pair: MODEL_chosen_logp and so on, see `PairScore`."""
     from dataclasses import asdict
 
     pairs = [
         TokenizedPair(*ids)
         for ids in rows.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()
     ]
-    columns = [rows.select("row_id")]
-    for name in MODELS:
+    index = pl.read_parquet(job.prepared.path / f"{EVAL}.parquet").head(rows.height)
+    columns = [index.select("row_id", "group", "source")]
+    for name in models.names:
 
         def report(done: int, name: str = name) -> None:
             progress(f"pairs scored by the {name} model", done, len(pairs))
 
-        with _as(model, name):
+        with models.as_(name) as model:
             scores = _score(model, pairs, job, report)
         frame = pl.DataFrame([asdict(score) for score in scores])
         _check_finite(frame, name)
@@ -159,53 +158,26 @@ def add_odds(scores: pl.DataFrame, orpo_lambda: float) -> pl.DataFrame:
     )
 
 
-def summarise(scores: pl.DataFrame, name: str) -> PairMetrics:
-    """Figures of one model over all scored pairs; a tie in average log-prob counts half."""
-    own = scores.select(pl.col(f"^{name}_.*$").name.map(lambda c: c.removeprefix(f"{name}_")))
-    chosen = pl.col("chosen_logp") / pl.col("chosen_tokens")
-    rejected = pl.col("rejected_logp") / pl.col("rejected_tokens")
-    wins = (chosen > rejected).cast(pl.Float64) + (chosen == rejected).cast(pl.Float64) / 2
-    figures = own.select(
-        pairs=pl.len(),
-        accuracy=wins.mean(),
-        log_odds_margin=pl.col("log_odds_margin").mean(),
-        orpo_loss=pl.col("orpo_loss").mean(),
-        chosen_nll=-pl.col("chosen_logp").sum() / pl.col("chosen_tokens").sum(),
-        chosen_tokens=pl.col("chosen_tokens").sum(),
-    )
-    return PairMetrics(**figures.row(0, named=True))
-
-
-def _generate_both(
-    model: Any, chat: ChatFormat, rows: pl.DataFrame, max_new_tokens: int, progress: Progress
+def _generate_all(
+    models: Models, chat: ChatFormat, rows: pl.DataFrame, max_new_tokens: int, progress: Progress
 ) -> list[dict[str, str]]:
-    """Greedy answers of both models, with the data's chosen answer beside them."""
+    """Greedy answers of all models, with the data's chosen answer beside them."""
     if rows.is_empty():
         return []
     from orpo_pipeline.evaluation.generation import answer_prompts
 
     answers = {}
-    for name in MODELS:
+    for name in models.names:
         progress(f"answers of the {name} model", 0, rows.height)
-        with _as(model, name):
+        with models.as_(name) as model:
             answers[name] = answer_prompts(
                 model, chat, rows["prompt_ids"].to_list(), max_new_tokens
             )
     return [
         {
             "prompt": "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt),
-            "base": base,
-            "candidate": candidate,
+            **{name: answers[name][number] for name in models.names},
             "chosen in the data": chosen[0]["content"],
         }
-        for prompt, chosen, base, candidate in zip(
-            rows["prompt"], rows["chosen"], answers["base"], answers["candidate"], strict=True
-        )
+        for number, (prompt, chosen) in enumerate(zip(rows["prompt"], rows["chosen"], strict=True))
     ]
-
-
-def _as(model: Any, name: str) -> Any:
-    """The PEFT model as the base (adapter off) or as the candidate (adapter on)."""
-    from contextlib import nullcontext
-
-    return model.disable_adapter() if name == "base" else nullcontext()

@@ -8,7 +8,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from orpo_pipeline.data.report.page import show_controls
-from schemas.figures import Difference
 from schemas.model_card import Drift, ModelCard
 
 CARD = "README.md"
@@ -26,7 +25,6 @@ def render_card(card: ModelCard, form: Form = "adapter", drift: Drift | None = N
         form=form,
         drift=drift,
         front_matter=front_matter(card, form),
-        intervals=any(figure.difference for figure in card.figures),
     )
     return text.rstrip() + "\n"
 
@@ -59,13 +57,6 @@ def code(value: Any) -> str:
     return text.replace("`", "'").replace("|", "/")
 
 
-def interval(difference: Difference | None) -> str:
-    """`+0.073 (+0.012 to +0.131)`."""
-    if difference is None:
-        return "not measured"
-    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-
-
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -76,5 +67,5 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(cell=cell, code=code, interval=interval)
+    environment.filters.update(cell=cell, code=code)
     return environment.get_template("card.md.jinja")

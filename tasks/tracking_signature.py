@@ -1,6 +1,5 @@
-"""MLflow: the registered model's signature, and a version's files on this disk."""
+"""MLflow: what the registered model takes and gives."""
 
-from pathlib import Path
 from typing import Any
 
 
@@ -29,20 +28,3 @@ def chat_signature() -> Any:
             ]
         ),
     )
-
-
-def download_adapter(uri: str, model_name: str, version: str, folder: Path) -> Path:
-    """Bring a version's adapter folder (with tokenizer and serving.json) below `folder`."""
-    import mlflow
-    from mlflow.artifacts import download_artifacts
-
-    # What a version's source means, `models:/m-ID`, is looked up in the process's own store.
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    found = download_artifacts(
-        artifact_uri=f"models:/{model_name}/{version}",
-        dst_path=str(folder),
-        tracking_uri=uri,
-        registry_uri=uri,
-    )
-    return Path(found) / "artifacts" / "adapter"

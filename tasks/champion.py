@@ -1,0 +1,85 @@
+"""The champion that a candidate is compared with: found by its alias, its adapter fetched."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from orpo_pipeline.stages import fingerprint, is_complete, new_stage
+from schemas.errors import UserError
+from schemas.results import Champion
+from tasks.tracking import ADAPTER_TAG, Tracker
+
+ALIAS = "champion"
+CONFIG = "adapter_config.json"
+BASE_MODEL_TAG, BASE_REVISION_TAG = "orpo.base_model", "orpo.base_revision"
+PREPARED_TAG = "orpo.prepared_id"
+
+
+def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
+    """The version with the alias `champion`, unless it is the candidate itself.
+
+    Its folder need not be there yet, see `fetch_champion`.
+    Raises UserError for a version whose tags do not say what it is.
+
+    Args:
+        tracker: the store with the registry.
+        candidate: adapter id of the candidate.
+    """
+    name = tracker.config.model_name
+    models = tracker.client.search_registered_models(f"name = '{name}'")
+    number = models[0].aliases.get(ALIAS) if models else None
+    if number is None:
+        return None
+    version = str(number)
+    tags = tracker.client.get_model_version(name, version).tags
+    missing = [tag for tag in (ADAPTER_TAG, BASE_MODEL_TAG, BASE_REVISION_TAG) if tag not in tags]
+    if missing:
+        raise UserError(
+            f"Version {version} of {name} has the alias `{ALIAS}` but no tag {missing[0]}.",
+            "a champion that this pipeline registered: its tags say what it was made of.",
+            f"Move the alias to such a version, or remove it: then the base model is what a "
+            f"candidate of {name} must beat.",
+        )
+    if tags[ADAPTER_TAG] == candidate:
+        return None
+    identity = {"store": tracker.uri, "model": name, "version": version, "tags": tags[ADAPTER_TAG]}
+    return Champion(
+        version=version,
+        path=tracker.home / "champions" / fingerprint(identity),
+        adapter_id=tags[ADAPTER_TAG],
+        base_model=tags[BASE_MODEL_TAG],
+        base_revision=tags[BASE_REVISION_TAG],
+        prepared_id=tags.get(PREPARED_TAG),
+    )
+
+
+def fetch_champion(tracker: Tracker, champion: Champion) -> None:
+    """Bring the champion's adapter into the state folder, whole or not at all.
+
+    Raises UserError when the version holds none.
+    """
+    if is_complete(champion.path):
+        return
+    with TemporaryDirectory() as scratch:
+        found = tracker.download_adapter(champion.version, Path(scratch))
+        if not (found / CONFIG).is_file():
+            raise UserError(
+                f"Version {champion.version} of {tracker.config.model_name} holds no {CONFIG}.",
+                "a version with an adapter, as the register stage makes them.",
+                f"Move the alias `{ALIAS}` to a version that has one.",
+            )
+        with new_stage(champion.path) as temporary:
+            shutil.copytree(found, temporary, dirs_exist_ok=True)
+
+
+def require_same_base(champion: Champion, base_model: str, revision: str) -> None:
+    """Raise UserError for a champion that was made for other weights."""
+    if champion.base_revision == revision:
+        return
+    raise UserError(
+        f"The champion (version {champion.version}) is an adapter of {champion.base_model} "
+        f"({champion.base_revision[:12]}), not of {base_model} ({revision[:12]}).",
+        "a champion of the base model that this run trains on.",
+        "Give each base model a registered model of its own (registry.model_name), or remove the "
+        f"alias `{ALIAS}` from that version.",
+    )
