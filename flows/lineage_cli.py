@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # they import MLflow's settings, and those come from `use_ser
     from tasks.versions import Version
 
 ROW_FORMATS = (".parquet", ".csv")
+MOST_PARTS = 20
 
 
 def lineage(
@@ -85,19 +87,21 @@ def _show_version(console: Console, tracker: "Tracker", what: str, rows: Path | 
         return
     kept = stage_rows(way.stage.folder)
     _fact(table, "prepared data", f"{way.stage.prepared_id} in {way.stage.folder}")
-    _fact(
-        table,
-        "rows",
-        f"{way.stage.train_pairs:,} to train, {way.stage.eval_pairs:,} held out to evaluate",
-    )
+    counts = f"{way.stage.train_pairs:,} to train, {way.stage.eval_pairs:,} held out to evaluate"
+    _fact(table, "rows", counts)
     for column, label in (("origin_file", "from"), ("source", "labelled")):
-        counts = kept[column].value_counts(sort=True)
-        listed = ", ".join(f"{name} {n:,}" for name, n in counts.head(20).iter_rows() if name)
+        parts = kept[column].value_counts(sort=True).head(MOST_PARTS).iter_rows()
+        listed = ", ".join(f"{name} {count:,}" for name, count in parts if name)
         if listed:
             _fact(table, label, listed)
     console.print(table)
-    if rows is None:
-        return
+    if rows is not None:
+        _write_rows(kept, rows)
+        text = f"{kept.height:,} rows with their origins: {rows}"
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _write_rows(kept: pl.DataFrame, rows: Path) -> None:
     try:
         if rows.suffix == ".csv":
             kept.write_csv(rows)
@@ -109,7 +113,6 @@ def _show_version(console: Console, tracker: "Tracker", what: str, rows: Path | 
             "a file in a folder that exists and can be written.",
             "Correct --rows.",
         ) from error
-    console.print(f"{kept.height:,} rows with their origins: {rows}", markup=False, soft_wrap=True)
 
 
 def _show_datasets(console: Console, found: "dict[str, list[Version]]") -> None:

@@ -15,7 +15,7 @@ from orpo_pipeline.export.drift import measure_drift, require_small
 from orpo_pipeline.export.folder import new_folder, require_free
 from orpo_pipeline.export.gguf import convert, find_converter
 from orpo_pipeline.export.merge import load_merged, write_merged
-from orpo_pipeline.inference.loading import find_base, load_base
+from orpo_pipeline.inference.loading import find_base, load_base, quiet_loading
 from orpo_pipeline.model_card.card import CARD, FACTS, Form, render_card
 from orpo_pipeline.training.qlora import attach_saved_adapter
 from schemas.config import RunConfig
@@ -118,8 +118,10 @@ def _drift(source: _Source, merged: Path, most: int, notify: Notify) -> Drift:
     pairs = [TokenizedPair(*ids) for ids in rows.select(TOKEN_COLUMNS).iter_rows()]
     notify("loading base + adapter, and the merged weights")
     base = load_base(source.settings, source.home, notify)
+    with quiet_loading():
+        reference = attach_saved_adapter(base, source.adapter)
     return measure_drift(
-        attach_saved_adapter(base, source.adapter),
+        reference,
         load_merged(merged),
         pairs,
         pairs_from,

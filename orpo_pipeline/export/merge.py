@@ -8,6 +8,7 @@ dequantised, not onto the original ones. Measured on SmolLM2-135M: mean KL to th
 from pathlib import Path
 from typing import Any
 
+from orpo_pipeline.adapter_files import check_lora
 from orpo_pipeline.export.adapter import copy_tokenizer
 from orpo_pipeline.inference.loading import Notify, load_base, quiet_loading
 from orpo_pipeline.training.qlora import attach_saved_adapter
@@ -20,6 +21,7 @@ def write_merged(
     """Fill `target` with merged bf16 safetensors, tokenizer, template and generation config."""
     import torch
 
+    check_lora(adapter, "registered")
     model = load_base(settings, home, notify)
     notify("merging")
     with quiet_loading():

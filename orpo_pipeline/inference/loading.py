@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from orpo_pipeline.adapter_files import check_lora
 from orpo_pipeline.base_model import EMBEDDED_SHA256, resolve_base_model
 from schemas.config import ModelConfig
 from schemas.errors import EnvironmentFault, UserError
@@ -137,6 +138,7 @@ class LoadedModels:
                 "versions of one base model, in one precision.",
                 "Talk to them one after the other.",
             )
+        check_lora(folder, f"registered (version {version})")
         name = _adapter_name(version)
         try:
             with quiet_loading():
@@ -144,7 +146,7 @@ class LoadedModels:
                     self.model = PeftModel.from_pretrained(self.model, folder, adapter_name=name)
                 else:
                     self.model.load_adapter(folder, adapter_name=name)
-        except _broken_adapter() as error:
+        except (RuntimeError, ValueError) as error:  # shapes or layers of another model
             raise UserError(
                 f"The adapter of version {version} does not load: {str(error)[:300]}",
                 f"an undamaged adapter of {settings.base_name}.",
@@ -165,10 +167,3 @@ class LoadedModels:
 
 def _adapter_name(version: str) -> str:
     return f"version_{version}"  # torch's module names take no dot, and a number alone misleads
-
-
-def _broken_adapter() -> tuple[type[Exception], ...]:
-    """What PEFT and safetensors raise for torn files and foreign shapes."""
-    from safetensors import SafetensorError
-
-    return (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError)

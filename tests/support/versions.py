@@ -70,6 +70,7 @@ class Versions:
     def _register(self, adapter: TrainedAdapter, evaluation: EvaluationReport) -> RegisteredVersion:
         prepared, plan = self.prepared, self.plan
         with recorded_run(self.config.registry, self.home, adapter.adapter_id) as (tracker, run):
+            tracker.describe_run(run, self.config, prepared, plan)
             record_run(tracker, run, prepared, plan, adapter, evaluation)
             version, known = register_version(tracker, run, prepared, plan, adapter, evaluation)
             store_evidence(tracker, run, version, adapter, fixed_pair(prepared, plan, evaluation))
