@@ -12,7 +12,6 @@ from orpo_pipeline.inference.loading import BASE, LoadedModels, load_base, load_
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.serving import ServingSettings
-from tasks.tracking import Tracker
 from tasks.tracking_models import registry
 from tasks.versions import fetch_version, find_version
 
@@ -60,19 +59,18 @@ class ChatModels:
             version = find_version(tracker, name)
             if self.loaded is not None and version.number in self.loaded.adapters:
                 return version.number
-            folder, settings = self._fetch(tracker, name)
-        if self.loaded is None:
+            self.notify(f"fetching {version.label}")
+            folder, settings = fetch_version(tracker, version, self.scratch)
+        loaded = self.loaded
+        if loaded is None or not (loaded.adapters or loaded.settings.memory == settings.memory):
+            # A base model that was loaded alone may be in another precision than versions have.
+            self.tokenizers.clear()
             self.notify(f"loading {settings.base_name}")
             base = load_base(settings, self.home, self.notify)
-            self.loaded = LoadedModels(settings, base)
-        self.loaded.add(version.number, folder, settings)
+            loaded = self.loaded = LoadedModels(settings, base)
+        loaded.add(version.number, folder, settings)
         self.tokenizers[version.number] = load_tokenizer(folder), settings.stop_token_ids
         return version.number
-
-    def _fetch(self, tracker: Tracker, name: str) -> tuple[Path, ServingSettings]:
-        version = find_version(tracker, name)
-        self.notify(f"fetching {version.label}")
-        return fetch_version(tracker, version, self.scratch)
 
     def _load_base_alone(self) -> None:
         """The configured base model, in bf16, with its own template."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from schemas.errors import EnvironmentFault, UserError
@@ -92,9 +93,8 @@ def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Pat
 
     Raises EnvironmentFault when the registry no longer has its files.
     """
-    target = folder / version.number
-    target.mkdir(parents=True)
-    adapter = tracker.download_adapter(version.number, target)
+    target = mkdtemp(prefix=f"{version.number}-", dir=folder)
+    adapter = tracker.download_adapter(version.number, Path(target))
     try:
         text = (adapter / SERVING).read_text(encoding="utf-8")
         return adapter, ServingSettings.model_validate_json(text)

@@ -136,7 +136,7 @@ class LoadedModels:
             raise UserError(
                 f"Version {version} is an adapter of {other}; {loaded} is loaded.",
                 "versions of one base model, in one precision.",
-                "Talk to them one after the other.",
+                "Leave, and begin a chat with the other one.",
             )
         check_lora(folder, f"registered (version {version})")
         name = _adapter_name(version)

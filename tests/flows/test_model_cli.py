@@ -129,6 +129,18 @@ def test_a_new_system_message_and_reset_begin_anew(session: ChatSession) -> None
     assert (conversation.system, conversation.turns) == ("Be brief.", [])
 
 
+def test_a_base_model_alone_makes_room_for_a_version(
+    two_versions: Versions, tmp_path: Path
+) -> None:
+    models = ChatModels(two_versions.config, two_versions.home, tmp_path, lambda _: None)
+    console = Console(file=io.StringIO(), width=120)
+    session = ChatSession(models, Sampling(max_new_tokens=4), console, ["base"])
+    assert models.loaded is not None and models.loaded.settings.dtype == "bfloat16"
+    talk(session, "Hello", "/model champion", "Hello")
+    assert models.loaded.settings.dtype == "float32"  # as the version was evaluated
+    assert len(session.conversations["1"].turns) == 2
+
+
 def test_a_failed_change_of_model_keeps_the_talk(session: ChatSession) -> None:
     talk(session, "/model champion", "Hello", "/model 77", "And then?")
     assert session.who == ["1"] and len(session.conversations["1"].turns) == 4
