@@ -1,5 +1,7 @@
 """`orpo-pipeline chat` and `export`: use a registered version."""
 
+import signal
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,8 @@ from tasks.home import state_home, use_services
 
 if TYPE_CHECKING:
     from tasks.export import Exported
+
+TERMINATED = 143  # 128 + SIGTERM, as a shell reports it
 
 
 def chat(
@@ -80,6 +84,8 @@ def export(
     use_services(state_home())
     from tasks.export import ExportRequest, export_version
 
+    # An exit, not a death by signal: only so is the half-written folder removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     console = Console()
     request = ExportRequest(folder, merge, gguf, converter, pairs, force)
     with console.status("") as status:

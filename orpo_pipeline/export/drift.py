@@ -30,14 +30,18 @@ def measure_drift(
     """
     kl, tokens, flips = 0.0, 0, 0
     for number, pair in enumerate(pairs, 1):
-        verdicts: list[list[float]] = [[], []]
-        for answer in (pair.chosen, pair.rejected):
-            divergence, means = _answer(reference, merged, pair.prompt, answer)
-            kl += divergence
-            tokens += len(answer)
-            for side, mean in zip(verdicts, means, strict=True):
-                side.append(mean)
-        flips += len({chosen > rejected for chosen, rejected in verdicts}) - 1
+        verdicts = set()
+        logps = [_answer_logps(model, pair) for model in (reference, merged)]
+        for ours, theirs in zip(*logps, strict=True):
+            kl += float((ours.exp() * (ours - theirs)).sum())
+            tokens += len(ours)
+        for answers in logps:
+            chosen, rejected = (
+                float(each.gather(-1, torch.tensor(answer)[:, None]).mean())
+                for each, answer in zip(answers, (pair.chosen, pair.rejected), strict=True)
+            )
+            verdicts.add(chosen > rejected)
+        flips += len(verdicts) - 1
         progress(number)
     if not torch.isfinite(torch.tensor(kl)):
         raise UserError(
@@ -54,21 +58,18 @@ def measure_drift(
     )
 
 
-def _answer(
-    reference: Any, merged: Any, prompt: Sequence[int], answer: Sequence[int]
-) -> tuple[float, tuple[float, float]]:
-    """The summed KL over an answer's tokens, and both models' mean log-prob per token of it."""
-    ids = torch.tensor([[*prompt, *answer]])  # (1, T)
-    targets = torch.tensor(answer)[:, None]  # (A, 1)
-    ours, theirs = (_logps(model, ids, len(answer)) for model in (reference, merged))
-    kl = float((ours.exp() * (ours - theirs)).sum())
-    return kl, (float(ours.gather(-1, targets).mean()), float(theirs.gather(-1, targets).mean()))
-
-
-def _logps(model: Any, ids: torch.Tensor, last: int) -> torch.Tensor:
-    """fp32 log-probs of every token at the `last` positions of `ids`, (A, V)."""
-    output = model(input_ids=ids.to(model.device), logits_to_keep=last + 1, use_cache=False)
-    return torch.log_softmax(output.logits[0, :-1].float(), -1).cpu()
+def _answer_logps(model: Any, pair: TokenizedPair) -> list[torch.Tensor]:
+    """fp32 log-probs of every token at the positions of each answer, (A, V) for chosen and
+    rejected."""
+    answers = (pair.chosen, pair.rejected)
+    width = max(map(len, answers))
+    # Padding on the right: nothing that counts attends to it.
+    ids = torch.tensor([[*pair.prompt, *a, *[0] * (width - len(a))] for a in answers])  # (2, T)
+    output = model(input_ids=ids.to(model.device), logits_to_keep=width + 1, use_cache=False)
+    return [
+        torch.log_softmax(logits[: len(answer)].float(), -1).cpu()
+        for logits, answer in zip(output.logits, answers, strict=True)
+    ]
 
 
 def require_small(drift: Drift) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orpo_pipeline.stages import sync
+from orpo_pipeline.stages import remove_abandoned, sync
 from schemas.errors import EnvironmentFault, UserError
 
 
@@ -32,6 +32,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     require_free(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
+        remove_abandoned(folder.parent, folder.name)
         temporary.mkdir(parents=True)
         yield temporary
         for path in sorted(temporary.rglob("*")):

@@ -1,13 +1,21 @@
 """Drift of merged weights, by numbers that can be worked out by hand."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from orpo_pipeline.export.drift import MOST_FLIPS, MOST_KL, measure_drift, require_small
+from orpo_pipeline.export.drift import (
+    MOST_FLIPS,
+    MOST_KL,
+    _answer_logps,
+    measure_drift,
+    require_small,
+)
 from schemas.errors import UserError
 from schemas.model_card import Drift
 from schemas.tokens import TokenizedPair
@@ -22,7 +30,7 @@ class Fixed:
         self.logits = torch.tensor(probabilities).log()
 
     def __call__(self, input_ids: torch.Tensor, logits_to_keep: int, use_cache: bool) -> Any:
-        return SimpleNamespace(logits=self.logits.expand(1, logits_to_keep, 2))
+        return SimpleNamespace(logits=self.logits.expand(len(input_ids), logits_to_keep, 2))
 
 
 PAIR = TokenizedPair([0], [0, 0], [1])
@@ -42,6 +50,15 @@ def test_kl_and_flips_by_hand() -> None:
     # Both prefer token 0: other probabilities, the same verdict.
     near = measure_drift(Fixed(0.6, 0.4), Fixed(0.7, 0.3), [PAIR], "of a test")
     assert near.verdict_flips == 0 and near.mean_kl > 0
+
+
+def test_padding_of_the_shorter_answer_changes_nothing(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    pair = TokenizedPair([5, 6, 7], [8, 9, 10, 11], [12, 13])
+    for logps, answer in zip(_answer_logps(model, pair), (pair.chosen, pair.rejected), strict=True):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*pair.prompt, *answer]])).logits[0, 2:-1]
+        assert torch.allclose(logps, logits.log_softmax(-1), atol=1e-5)
 
 
 def drift_of(kl: float, flips: float) -> Drift:

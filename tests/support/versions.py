@@ -78,7 +78,7 @@ class Versions:
             return registered(tracker, run, version, reused=known)
 
 
-def make_versions(folder: Path, model: Path, probe: Probe, **sections: Any) -> Versions:
+def make_versions(folder: Path, model: Path, probe: Probe, /, **sections: Any) -> Versions:
     source = write_rows(folder / "pairs.jsonl", [pair_row(number) for number in range(60)])
     values: dict[str, Any] = {
         "data": {"source": str(source), "eval_fraction": 0.3},
