@@ -17,15 +17,14 @@ from orpo_pipeline.evaluation.scoring import score_pairs
 from schemas.jobs import EvaluateJob, TrainJob
 from schemas.results import TrainedAdapter
 from schemas.tokens import TokenizedPair
-from tasks.home import service_environment
+from tasks.home import mlflow_store, service_environment
 from tasks.registry import register_version
 from tasks.tracking import Tracker
 
 FRESH_PROCESS = """
-import importlib.util, json, sys
+import json, sys
 import mlflow, torch
 uri, model_uri, pairs = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
-assert importlib.util.find_spec("orpo_pipeline") is None  # a version needs nothing of the project
 mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
 model = mlflow.pyfunc.load_model(model_uri).unwrap_python_model().model
 found = []
@@ -34,14 +33,15 @@ for prompt, answer in pairs:
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
     logps = logits.float().log_softmax(-1)
     found.append(logps.gather(-1, torch.tensor(answer)[:, None]).sum().item())
+# A version needs nothing of this project.
+assert not {"orpo_pipeline", "schemas", "tasks", "flows"} & set(sys.modules)
 print(json.dumps(found))
 """
 
 
 def test_log_probs_survive_registration(train_job: Callable[..., TrainJob], tmp_path: Path) -> None:
-    job = train_job(
-        training={"learning_rate": 1e-2}, registry={"experiment": "tests", "model_name": "tiny"}
-    )
+    registry = {"model_name": "tiny", "tracking_uri": mlflow_store(tmp_path / "home")}
+    job = train_job(training={"learning_rate": 1e-2}, registry=registry)
     model = build_model(job)
     run_engine(job, model, tmp_path / "work")
     model.eval()
@@ -75,7 +75,7 @@ def register(job: TrainJob, model: object) -> tuple[Tracker, str]:
 def in_fresh_process(
     tracker: Tracker, model_uri: str, pairs: list[TokenizedPair], folder: Path
 ) -> list[float]:
-    """Sums of the chosen answers' log-probs, without network and without this project."""
+    """Sums of the chosen answers' log-probs, without network."""
     given = folder / "pairs.json"
     given.write_text(json.dumps([[list(pair.prompt), list(pair.chosen)] for pair in pairs]))
     script = folder / "fresh.py"

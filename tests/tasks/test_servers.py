@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("up")
     (folder / "checkout" / "flows").mkdir(parents=True)
     (folder / "checkout" / "flows" / "pipeline.py").write_text(FLOW)
+    shutil.copy(REPOSITORY / "flows" / "promotion.py", folder / "checkout" / "flows")
     shutil.copy(REPOSITORY / "prefect.yaml", folder / "checkout")
     return folder
 
