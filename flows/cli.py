@@ -13,6 +13,8 @@ from rich.markup import escape
 
 from flows.configuration import read_config
 from flows.data_cli import app as data_app
+from flows.lineage_cli import lineage
+from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
 from flows.registry_cli import promote, promotions, rollback
 from schemas.errors import EnvironmentFault, PipelineError
@@ -30,6 +32,9 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command()(chat)
+app.command()(export)
+app.command()(lineage)
 app.command()(promotions)
 app.command()(promote)
 app.command()(rollback)

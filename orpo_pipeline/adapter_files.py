@@ -26,7 +26,7 @@ def check_adapter(folder: Path, whose: str, base: BaseModelRecord) -> None:
         whose: the adapter's name in messages: "candidate", "champion (version 3)".
         base: the base model that it is going to be put on.
     """
-    config = _read_config(folder, whose)
+    config = check_lora(folder, whose)
     revision = config.get("revision")
     if revision is not None and revision != base.revision:
         raise UserError(
@@ -36,8 +36,14 @@ def check_adapter(folder: Path, whose: str, base: BaseModelRecord) -> None:
             "Give each base model a registered model of its own (registry.model_name), or remove "
             "the alias `champion` from that version.",
         )
+
+
+def check_lora(folder: Path, whose: str) -> dict[str, Any]:
+    """The adapter's configuration. Raises UserError unless it is complete, finite, plain LoRA."""
+    config = _read_config(folder, whose)
     _check_config(config, whose)
     _check_weights(folder / WEIGHTS, whose, int(config["r"]))
+    return config
 
 
 def _damaged(whose: str, found: str) -> UserError:

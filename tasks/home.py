@@ -55,6 +55,11 @@ def service_environment(home: Path) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
+def use_services(home: Path) -> None:
+    """Put `service_environment` into this process; before MLflow is imported, which reads it."""
+    os.environ.update(service_environment(home))
+
+
 def mlflow_store(home: Path) -> str:
     """Tracking and registry URI of the state folder: used directly, and behind `up`'s server."""
     return f"sqlite:///{mlflow_database(home)}"

@@ -1,7 +1,6 @@
 """The registered model: one version per adapter."""
 
 import json
-from typing import Any
 
 import polars as pl
 
@@ -16,7 +15,11 @@ from orpo_pipeline.training.train import read_metrics
 from schemas.figures import HEADLINES, Figure, in_words
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
+from schemas.serving import ServingSettings
+from tasks.lineage import lineage_links, link_run_and_version
+from tasks.model_card import card_files
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
+from tasks.versions import SERVING
 
 ADAPTER_FILES = (
     "adapter_config.json",
@@ -122,10 +125,12 @@ def register_version(
         version = str(found[0].version)
     else:
         tracker.ensure_model(name)
+        serving = serving_config(prepared, plan)
+        card = card_files(tracker, run_id, prepared, adapter, evaluation, serving)
         model_uri, model_id = tracker.log_model(
             run_id,
             adapter_files={file: adapter.path / file for file in ADAPTER_FILES},
-            serving=serving_config(prepared, plan),
+            texts={SERVING: serving.model_dump_json(indent=1), **card},
             packages=SERVING_PACKAGES,
         )
         created = tracker.client.create_model_version(
@@ -143,6 +148,7 @@ def register_version(
         )
         version = str(created.version)
     describe(tracker, version, prepared, adapter, evaluation)
+    link_run_and_version(tracker, run_id, version, prepared)
     return version, bool(found)
 
 
@@ -163,21 +169,24 @@ def describe(
     for key, value in figures.items():
         tracker.client.set_model_version_tag(name, version, key, value)
     text = describe_version(prepared, adapter, evaluation)
+    run_id = tracker.client.get_model_version(name, version).run_id
+    text += lineage_links(tracker, run_id, prepared)
     tracker.client.update_model_version(name, version, description=text)
 
 
-def serving_config(prepared: PreparedData, plan: TrainingPlan) -> dict[str, Any]:
+def serving_config(prepared: PreparedData, plan: TrainingPlan) -> ServingSettings:
     """What the model's code needs to load the same base model in the same precision."""
     base = prepared.base_model
-    return {
-        "base_model": base.address,
-        "base_is_local": not base.is_hub_snapshot,
-        "base_name": base.name,
-        "base_revision": base.revision,
-        "stop_token_ids": stop_token_ids(load_chat_format(prepared.path / "tokenizer", None)),
-        "dtype": plan.dtype.value,
-        "quantization": plan.quantization.value,
-    }
+    stops = stop_token_ids(load_chat_format(prepared.path / "tokenizer", None))
+    return ServingSettings(
+        base_model=base.address,
+        base_is_local=not base.is_hub_snapshot,
+        base_name=base.name,
+        base_revision=base.revision,
+        stop_token_ids=tuple(stops),
+        dtype=plan.dtype.value,
+        quantization=plan.quantization.value,
+    )
 
 
 def describe_version(

@@ -4,7 +4,6 @@ Run ids are passed explicitly (MLflow's active run is thread-local), and everyth
 twice without doubling anything.
 """
 
-import json
 import logging
 import shutil
 import time
@@ -22,6 +21,7 @@ from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.home import mlflow_artifacts, mlflow_store
 from tasks.run_description import config_yaml, parameters, tags
+from tasks.tracking_signature import chat_signature
 from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
 
 ADAPTER_TAG = "orpo.adapter_id"
@@ -230,10 +230,12 @@ class Tracker:
         self,
         run_id: str,
         adapter_files: dict[str, Path],
-        serving: dict[str, Any],
+        texts: dict[str, str],
         packages: Sequence[str],
     ) -> tuple[str, str]:
         """Log adapter, tokenizer and the code that loads them; returns the model's URI and id.
+
+        `texts` are further files beside the adapter, by name.
 
         `mlflow.transformers` is not used: it corrupts a PEFT model on a local base silently.
         """
@@ -254,7 +256,8 @@ class Tracker:
             for name, path in adapter_files.items():
                 if path.is_file():
                     shutil.copy2(path, adapter / name)
-            (adapter / "serving.json").write_text(json.dumps(serving, indent=1), encoding="utf-8")
+            for name, text in texts.items():
+                (adapter / name).write_text(text, encoding="utf-8")
             info = mlflow.pyfunc.log_model(
                 name="adapter",
                 python_model=str(Path(__file__).with_name("chat_model.py")),
@@ -277,18 +280,3 @@ class Tracker:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""
         if self.client.get_run(run_id).info.status != "FINISHED":
             self.client.set_terminated(run_id, "FINISHED")
-
-
-def chat_signature() -> Any:
-    """`messages` (role and content) in, text out, `max_new_tokens` as a parameter."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
-
-    text = DataType.string
-    message = Object([Property("role", text), Property("content", text)])
-    return ModelSignature(
-        inputs=Schema([ColSpec(Array(message), "messages")]),
-        outputs=Schema([ColSpec(text)]),
-        params=ParamSchema([ParamSpec("max_new_tokens", DataType.long, 256)]),
-    )

@@ -16,7 +16,7 @@ ADAPTER = Path("artifacts") / "adapter"
 @contextmanager
 def registry(config: RegistryConfig, home: Path) -> Iterator[Tracker]:
     """The store, for work on versions; what MLflow itself raises becomes EnvironmentFault."""
-    with store_faults(tracking_uri(config, home)):
+    with store_faults(tracking_uri(config, home), "Using the model registry"):
         yield Tracker(config, home)
 
 

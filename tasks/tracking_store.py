@@ -68,7 +68,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def store_faults(uri: str) -> Iterator[None]:
+def store_faults(uri: str, doing: str = "Recording the run in MLflow") -> Iterator[None]:
     """Turn what MLflow raises in the block into EnvironmentFault; our own errors pass."""
     try:
         yield
@@ -77,7 +77,7 @@ def store_faults(uri: str) -> Iterator[None]:
     except store_errors() as error:
         because = str(error).partition("\n")[0].rstrip(".")
         raise EnvironmentFault(
-            f"Recording the run in MLflow ({without_password(uri)}) failed: {because}.",
+            f"{doing} ({without_password(uri)}) failed: {because}.",
             "a store that can be read and written, and whose runs and model versions nobody "
             "deletes meanwhile.",
             "Mend what the message names, such as a full disk, a damaged file or a server that "

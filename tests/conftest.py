@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from rows import pair_row, write_rows
+from versions import Versions, make_versions
 
 from orpo_pipeline.base_model import embedded_gguf
 from orpo_pipeline.data.preparation import prepare
@@ -106,6 +107,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder for prepared pairs, so that equal data is prepared once."""
     return tmp_path_factory.mktemp("prepared-home")
+
+
+@pytest.fixture(scope="session")
+def two_versions(
+    tiny_model: Path, probe: Probe, tmp_path_factory: pytest.TempPathFactory
+) -> Versions:
+    """The model `tiny` with version 1, the champion, and version 2, the challenger. To read."""
+    versions = make_versions(tmp_path_factory.mktemp("two-versions"), tiny_model, probe)
+    for seed, alias in ((1, "champion"), (2, "challenger")):
+        registered, _ = versions.register(seed)
+        client = versions.tracker().client
+        client.set_registered_model_alias("tiny", alias, registered.version)
+    return versions
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from schemas.jobs import EvaluateJob, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, RegisteredVersion, TrainedAdapter
 from tasks.evidence import fixed_pair, store_evidence
+from tasks.home import mlflow_store
 from tasks.registry import record_run, register_version, registered
 from tasks.tracking import Tracker, recorded_run
 
@@ -70,6 +71,7 @@ class Versions:
     def _register(self, adapter: TrainedAdapter, evaluation: EvaluationReport) -> RegisteredVersion:
         prepared, plan = self.prepared, self.plan
         with recorded_run(self.config.registry, self.home, adapter.adapter_id) as (tracker, run):
+            tracker.describe_run(run, self.config, prepared, plan)
             record_run(tracker, run, prepared, plan, adapter, evaluation)
             version, known = register_version(tracker, run, prepared, plan, adapter, evaluation)
             store_evidence(tracker, run, version, adapter, fixed_pair(prepared, plan, evaluation))
@@ -77,8 +79,11 @@ class Versions:
             return registered(tracker, run, version, reused=known)
 
 
-def make_versions(folder: Path, model: Path, probe: Probe, **sections: Any) -> Versions:
+def make_versions(folder: Path, model: Path, probe: Probe, /, **sections: Any) -> Versions:
     source = write_rows(folder / "pairs.jsonl", [pair_row(number) for number in range(60)])
+    home = folder / "home"
+    # Named, because MLflow keeps the last store of a process in the environment.
+    registry = {"experiment": "tests", "model_name": "tiny", "tracking_uri": mlflow_store(home)}
     values: dict[str, Any] = {
         "data": {"source": str(source), "eval_fraction": 0.3},
         "chat": {"max_length": 128},
@@ -86,10 +91,10 @@ def make_versions(folder: Path, model: Path, probe: Probe, **sections: Any) -> V
         "lora": {"r": 4},
         "training": {"max_steps": 4, "batch_size": 4},
         "evaluation": {"generations": 0},
-        "registry": {"experiment": "tests", "model_name": "tiny"},
+        "registry": registry,
         **sections,
     }
-    config, home = RunConfig.model_validate(values), folder / "home"
+    config = RunConfig.model_validate(values)
     prepared = prepare(config, home, lambda *_: None)
     plan = plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
     return Versions(home, config, prepared, plan)

@@ -38,7 +38,7 @@ def make_champion(tracker: Tracker, files: dict[str, str], tags: dict[str, str] 
     run_id = tracker.open_run(tracker.config.model_name)
     tracker.ensure_model(tracker.config.model_name)
     paths = {name: folder / name for name in files}
-    uri, model_id = tracker.log_model(run_id, paths, {"dtype": "float32"}, packages=[])
+    uri, model_id = tracker.log_model(run_id, paths, {"serving.json": "{}"}, packages=[])
     name = tracker.config.model_name
     made = tracker.client.create_model_version(
         name, uri, run_id=run_id, model_id=model_id, tags=tags

@@ -1,0 +1,1 @@
+"""Folders that other tools load: the adapter, merged weights, GGUF."""

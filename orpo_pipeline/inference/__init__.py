@@ -1,0 +1,1 @@
+"""Answers of registered versions: models in memory, conversations, sampling."""

@@ -1,0 +1,1 @@
+"""The model card: README.md beside each adapter and in each export."""

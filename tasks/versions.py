@@ -1,0 +1,106 @@
+"""Registered versions, found by alias or number, and brought onto this disk."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from schemas.errors import EnvironmentFault, UserError
+from schemas.serving import ServingSettings
+from tasks.tracking import Tracker
+
+SERVING = "serving.json"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version as the registry has it."""
+
+    name: str
+    number: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str | None
+
+    @property
+    def label(self) -> str:
+        """`version 3 (champion)`."""
+        return f"version {self.number}" + (f" ({', '.join(self.aliases)})" if self.aliases else "")
+
+
+def find_version(tracker: Tracker, wanted: str) -> Version:
+    """The version of an alias or a number. Raises UserError that names what there is."""
+    aliases = model_aliases(tracker)
+    number = aliases.get(wanted, wanted)
+    for version in list_versions(tracker):
+        if version.number == number:
+            return version
+    known = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
+    numbers = ", ".join(version.number for version in list_versions(tracker))
+    raise UserError(
+        f"The registered model {tracker.config.model_name} has no version or alias {wanted!r}.",
+        f"one of the aliases: {known or 'none is set'}; or of the versions: {numbers or 'none'}.",
+        "Name another one, or another model with --set registry.model_name=NAME.",
+    )
+
+
+def model_aliases(tracker: Tracker) -> dict[str, str]:
+    """Alias to version number. Raises UserError when the model is not registered."""
+    name = tracker.config.model_name
+    for model in tracker.client.search_registered_models(f"name = '{name}'"):
+        return {alias: str(number) for alias, number in model.aliases.items()}
+    others = ", ".join(sorted(m.name for m in tracker.client.search_registered_models()))
+    raise UserError(
+        f"No model {name!r} is registered in {tracker.uri}.",
+        f"a registered model; there are: {others or 'none yet'}.",
+        "Train one (`orpo-pipeline run`), or name it: --set registry.model_name=NAME.",
+    )
+
+
+def list_versions(tracker: Tracker) -> list[Version]:
+    """All versions of the configured model, the newest first."""
+    name = tracker.config.model_name
+    aliases: dict[str, list[str]] = {}
+    for alias, number in model_aliases(tracker).items():
+        aliases.setdefault(number, []).append(alias)
+    found = _all_pages(tracker, f"name = '{name}'")
+    versions = [
+        Version(
+            name=name,
+            number=str(v.version),
+            aliases=tuple(sorted(aliases.get(str(v.version), ()))),
+            tags=dict(v.tags),
+            run_id=v.run_id or None,
+        )
+        for v in found
+    ]
+    return sorted(versions, key=lambda version: -int(version.number))
+
+
+def _all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = tracker.client.search_model_versions(condition, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Path, ServingSettings]:
+    """The version's adapter folder, brought below `folder`, and what it needs to be served.
+
+    Raises EnvironmentFault when the registry no longer has its files.
+    """
+    target = mkdtemp(prefix=f"{version.number}-", dir=folder)
+    adapter = tracker.download_adapter(version.number, Path(target))
+    try:
+        text = (adapter / SERVING).read_text(encoding="utf-8")
+        return adapter, ServingSettings.model_validate_json(text)
+    except (OSError, ValueError) as error:
+        raise EnvironmentFault(
+            f"The files of {version.name} {version.label} are not those of a chat adapter: {error}",
+            f"an adapter folder with {SERVING}, as `orpo-pipeline run` registers it.",
+            "Restore the version's artifacts, or choose another version.",
+        ) from error
