@@ -1,6 +1,7 @@
 """The registered model: one version per adapter."""
 
 import json
+from typing import Any
 
 import polars as pl
 
