@@ -7,7 +7,7 @@ from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.benchmarks import benchmark_inputs, load_tasks, run_benchmarks
 from orpo_pipeline.evaluation.drift.neutral import neutral_paragraphs
 from orpo_pipeline.evaluation.held_out import read_index
-from orpo_pipeline.evaluation.measuring import Measured, Progress, measure
+from orpo_pipeline.evaluation.measuring import Measured, Measuring, Progress
 from orpo_pipeline.evaluation.models import Models, load_models
 from orpo_pipeline.evaluation.parts import Parts
 from orpo_pipeline.evaluation.statistics.report import build_report
@@ -79,7 +79,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     progress("loading the models", 0, 0)
     models = load_models(job)
     parts = Parts(job.home, folder)
-    measured = measure(models, job, read_index(job), parts, progress)
+    measured = Measuring(models, job, read_index(job), parts, progress).measure()
     tokenizer = load_chat_format(job.prepared.path / "tokenizer", template=None).tokenizer
     benchmarks = run_benchmarks(models, tokenizer, tasks, job.config.evaluation, progress)
     progress("estimating intervals", 0, 0)
