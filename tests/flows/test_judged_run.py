@@ -29,7 +29,7 @@ def run(home: Path, config: Path, key: str | None) -> "subprocess.CompletedProce
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # two whole runs
+@pytest.mark.timeout(1200)  # two whole runs
 def test_a_judged_run_from_failure_to_figure(tiny_model: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

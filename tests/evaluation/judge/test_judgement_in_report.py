@@ -5,7 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
+from flows.summary import _benchmarks, _judged
 from orpo_pipeline.evaluation.judge.judge import with_judgement
 from orpo_pipeline.evaluation.judge.questions import Question, read_questions
 from orpo_pipeline.evaluation.optional_metrics import optional_metrics
@@ -123,3 +125,17 @@ def test_benchmarks_are_metrics_by_task() -> None:
     assert metrics["candidate/benchmarks/arc_easy/acc"] == 0.6
     assert metrics["candidate/benchmarks/arc_easy/acc_low"] == 0.5
     assert metrics["difference_to_base/benchmarks/arc_easy/acc_high"] == 0.4
+
+
+def test_the_summary_names_both() -> None:
+    figures = {Figure.JUDGE_WIN_RATE: WON, Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED: WON}
+    benchmark = BenchmarkFigure(task="arc_easy", metric="acc", models={"base": WON})
+    with_both = with_judgement(report(), judged(figures=figures)).model_copy(
+        update={"benchmarks": (benchmark,)}
+    )
+    console = Console(width=200, record=True)
+    for line in (*_judged(with_both), *_benchmarks(with_both), *_judged(report())):
+        console.print(line)
+    judge, tasks = console.export_text().splitlines()
+    assert "60.0% [50.0%, 70.0%] of 10 answers won against the base; 60.0%" in judge
+    assert "arc_easy acc: base 0.600 [0.500, 0.700]" in tasks
