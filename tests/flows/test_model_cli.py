@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 from versions import Versions
 
-from flows.chat_session import ChatSession
+from flows.chat_session import ChatSession, parse_names
+from schemas.errors import UserError
 from schemas.serving import Sampling
-from tasks.chat import ChatModels
+from tasks.chat import ChatModels, require_different
 
 TINY = ("--set", "registry.model_name=tiny", "--set", "registry.experiment=tests")
 
@@ -48,9 +49,7 @@ def test_a_piped_chat_answers_and_ends(two_versions: Versions) -> None:
     ("arguments", "words"),
     [
         (("chat", "previous"), "no version or alias 'previous'"),
-        (("chat", "--compare", "base,base"), "stands twice"),
         (("export", "champion", "."), "is not an empty folder"),
-        (("lineage", "nobody"), "no version or alias 'nobody'"),
         (("lineage", "1", "--rows", "rows.txt"), "cannot be written as 'rows.txt'"),
     ],
 )
@@ -61,6 +60,11 @@ def test_errors_are_one_paragraph(
     assert finished.returncode == 2, finished.stderr
     assert words in finished.stderr and "fix:" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_model_is_compared_once() -> None:
+    with pytest.raises(UserError, match="stands twice"):
+        require_different(parse_names("base, 2,base"))
 
 
 def test_lineage_goes_both_ways_and_writes_rows(two_versions: Versions, tmp_path: Path) -> None:
