@@ -12,9 +12,7 @@ from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Outcome, Verdict
 
 NLL, TOKENS, ENDS = Figure.CHOSEN_NLL, Figure.ANSWER_TOKENS, Figure.END_OF_TURN_RATE
-GATE = GateConfig(
-    primary=Figure.LOG_ODDS_MARGIN, alpha=0.05, guardrails={NLL: 0.1, TOKENS: 30}
-)
+GATE = GateConfig(primary=Figure.LOG_ODDS_MARGIN, alpha=0.05, guardrails={NLL: 0.1, TOKENS: 30})
 
 
 def measured(value: float, error: float = 0.01, groups: int = 100) -> Difference:
