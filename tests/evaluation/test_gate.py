@@ -49,7 +49,7 @@ def test_a_first_version_that_beats_the_base_model() -> None:
     assert decision.verdict is Verdict.PROMOTE
     assert [check.name for check in decision.checks] == ["gain", "guardrail", "guardrail"]
     assert "better than the base model: pairs/log_odds_margin +0.3" in decision.because
-    assert "2 guardrails hold" in decision.because
+    assert "all guardrails hold (2)" in decision.because
 
 
 @pytest.mark.parametrize(
