@@ -9,17 +9,18 @@ from schemas.errors import UserError
 from schemas.results import Champion
 from tasks.tracking import ADAPTER_TAG, Tracker
 
-ALIAS = "champion"
+ALIAS, PREVIOUS = "champion", "previous"
 CONFIG = "adapter_config.json"
 BASE_MODEL_TAG, BASE_REVISION_TAG = "orpo.base_model", "orpo.base_revision"
 PREPARED_TAG = "orpo.prepared_id"
 
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
-    """The version with the alias `champion`, unless it is the candidate itself.
+    """The version that a candidate is compared with: the one with the alias `champion`.
 
-    Its folder need not be there yet, see `fetch_champion`.
-    Raises UserError for a version whose tags do not say what it is.
+    Where that is the candidate itself, it is the one that it replaced (`previous`), so that a
+    promoted run is evaluated the same when it is given again. Its folder need not be there yet, see
+    `fetch_champion`. Raises UserError for a version whose tags do not say what it is.
 
     Args:
         tracker: the store with the registry.
@@ -27,21 +28,25 @@ def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
     """
     name = tracker.config.model_name
     models = tracker.client.search_registered_models(f"name = '{name}'")
-    number = models[0].aliases.get(ALIAS) if models else None
-    if number is None:
-        return None
-    version = str(number)
+    aliases = models[0].aliases if models else {}
+    for alias in (ALIAS, PREVIOUS):
+        found = _describe(tracker, str(aliases[alias]), alias) if alias in aliases else None
+        if found is None or found.adapter_id != candidate:
+            return found
+    return None
+
+
+def _describe(tracker: Tracker, version: str, alias: str) -> Champion:
+    name = tracker.config.model_name
     tags = tracker.client.get_model_version(name, version).tags
     missing = [tag for tag in (ADAPTER_TAG, BASE_MODEL_TAG, BASE_REVISION_TAG) if tag not in tags]
     if missing:
         raise UserError(
-            f"Version {version} of {name} has the alias `{ALIAS}` but no tag {missing[0]}.",
+            f"Version {version} of {name} has the alias `{alias}` but no tag {missing[0]}.",
             "a champion that this pipeline registered: its tags say what it was made of.",
             f"Move the alias to such a version, or remove it: then the base model is what a "
             f"candidate of {name} must beat.",
         )
-    if tags[ADAPTER_TAG] == candidate:
-        return None
     identity = {"store": tracker.uri, "model": name, "version": version, "tags": tags[ADAPTER_TAG]}
     return Champion(
         version=version,

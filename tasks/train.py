@@ -11,6 +11,7 @@ from schemas.config import RunConfig
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
+from tasks.champion import find_champion, require_same_base
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link
@@ -36,6 +37,9 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
         recorded_run(config.registry, home, identity) as (tracker, run_id),
         StageProgress("train") as progress,
     ):
+        champion = find_champion(tracker, identity)
+        if champion is not None:  # better now than after the training
+            require_same_base(champion, prepared.base_model.name, prepared.base_model.revision)
         tracker.describe_run(run_id, config, prepared, plan)
         link = run_link(mlflow_address(tracker.uri, home), tracker.experiment_id(), run_id)
         create_markdown_artifact(f"Curves, data report and plan: {link}", key="mlflow-run")

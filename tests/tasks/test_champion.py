@@ -72,6 +72,17 @@ def test_the_candidate_is_not_compared_with_itself(tracker: Tracker) -> None:
     assert find_champion(tracker, "adapter-1") is None
 
 
+def test_a_promoted_candidate_is_compared_with_the_one_it_replaced(tracker: Tracker) -> None:
+    replaced = make_champion(tracker, {"adapter_config.json": "{}"})
+    name, client = tracker.config.model_name, tracker.client
+    before = find_champion(tracker, "adapter-2")
+    tags = {**TAGS, "orpo.adapter_id": "adapter-2"}
+    promoted = client.create_model_version(name, "file:///nowhere", tags=tags).version
+    client.set_registered_model_alias(name, "champion", promoted)
+    client.set_registered_model_alias(name, "previous", replaced)
+    assert before is not None and find_champion(tracker, "adapter-2") == before
+
+
 def test_a_champion_of_unknown_making_is_refused(tracker: Tracker) -> None:
     make_champion(tracker, {"adapter_config.json": "{}"}, tags={"orpo.adapter_id": "adapter-1"})
     with pytest.raises(UserError, match=r"Version 1 of .* has no tag|no tag orpo\.base_model"):
