@@ -18,7 +18,6 @@ from schemas.tokens import TokenizedPair
 
 # Texts that stand behind a control token, chosen to show prefix spaces and merged line ends.
 PROBES = ("a", " a", "\n\na", "assistant\n b", "é", "  ", "1")
-WORTH_A_TABLE = 500  # texts at once
 CHECKED_ROWS = 2  # of each batch, against the whole text's ids
 LONGEST_HEADER = 200  # characters; what is longer holds a row's own text and never comes back
 
@@ -272,16 +271,8 @@ def _not_a_prefix(side: str) -> Defect:
 
 
 def _table_encoder(tokenizer: Any, encode_whole: EncodeTexts) -> EncodeTexts:
-    """The word table from the first large batch on: making it costs as much as a thousand texts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    tables: list[WordTable] = []
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        if not tables and len(texts) >= WORTH_A_TABLE:
-            tables.append(WordTable(backend, encode_whole))
-        return tables[0].encode(texts) if tables else encode_whole(texts)
-
-    return encode_whole if backend is None else encode
+    return encode_whole if backend is None else WordTable(backend, encode_whole).encode
 
 
 def _batch_encoder(tokenizer: Any) -> EncodeTexts:
