@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens, render_each
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens
+from orpo_pipeline.data.tokens.template_shapes import TemplateShapes
 from orpo_pipeline.data.tokens.truncation import fit_pair
 from orpo_pipeline.data.tokens.word_table import EncodeTexts, WordTable
 from schemas.config import ChatConfig
@@ -55,6 +56,7 @@ class PairTokenizer:
         self._settings = settings
         self._encode_whole = _batch_encoder(chat.tokenizer)
         self._encode = _table_encoder(chat.tokenizer, self._encode_whole)
+        self._shapes = TemplateShapes(chat.tokenizer)
         self._control = ControlTokens(chat)
         self._cuts_exactly: dict[str, bool] = {}
         self._endings: dict[str, int] = {}
@@ -106,7 +108,7 @@ class PairTokenizer:
     def _render_batch(self, batch: list[tuple[Pair, Tokenized]]) -> list[_Rendered]:
         """The texts of those pairs that the template takes; the others' results get a defect."""
         columns = [
-            render_each(self._chat.tokenizer, conversations, generation)
+            self._shapes.render_each(conversations, generation)
             for conversations, generation in (
                 ([pair.prompt for pair, _ in batch], True),
                 ([pair.prompt + pair.chosen for pair, _ in batch], False),
@@ -238,7 +240,7 @@ class PairTokenizer:
         if self._control.found_in(prompt):
             ids = self._control.neutralised_ids(prompt, True)
             return None if isinstance(ids, Defect) else ids
-        (text,) = render_each(self._chat.tokenizer, [prompt], True)
+        (text,) = self._shapes.render_each([prompt], True)
         return None if isinstance(text, Defect) else self._encode([text])[0]
 
 

@@ -159,10 +159,8 @@ class WordTable:
 
 def _stands_alone(character: str) -> bool:
     """Whether the character is itself wherever it stands: no mark, no half of a letter, no gap."""
-    return (
-        character in "\t\n"
-        or unicodedata.category(character)[0] in "LNPSZ"
-        and ord(character) not in COMPOSING
+    return character in "\t\n" or (
+        unicodedata.category(character)[0] in "LNPSZ" and ord(character) not in COMPOSING
     )
 
 

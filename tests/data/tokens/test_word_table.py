@@ -84,7 +84,7 @@ def test_any_text_has_the_tokenizers_own_ids(name: str, texts: list[str]) -> Non
 
 def test_usual_characters_are_taken_by_table() -> None:
     letters = "".join(map(chr, (*range(0x20, 0x7F), *range(0xC0, 0x250), *range(0x400, 0x460))))
-    usual = f"\n\t{letters} — “…” € かな 漢字 한글 العربية \U0001f44d →"  # noqa: RUF001
+    usual = f"\n\t{letters} — “…” € かな 漢字 한글 العربية \U0001f44d →"
     for backend, table in TABLES.values():
         assert table.encode([usual]) == whole(backend, [usual])
         assert table._eligible.fullmatch(usual)
