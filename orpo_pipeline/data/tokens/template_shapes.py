@@ -52,8 +52,8 @@ class _Content(str):
 
     __slots__ = ()
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __hash__ = __len__ = __iter__ = __contains__ = __getitem__ = _refuse  # type: ignore[assignment]
-    __mul__ = __rmul__ = __mod__ = __rmod__ = __format__ = __repr__ = _refuse  # type: ignore[assignment]
+    __hash__ = __len__ = __iter__ = __contains__ = __getitem__ = _refuse
+    __mul__ = __rmul__ = __mod__ = __rmod__ = __format__ = __repr__ = _refuse
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("__") and name not in ALLOWED_METHODS:
@@ -69,20 +69,18 @@ class _Content(str):
     def __radd__(self, other: str) -> "_Content":
         return _Content(str.__add__(other, self))
 
-    def strip(self, *characters: None) -> "_Content":
+    def strip(self, characters: str | None = None, /) -> "_Content":
         return _stripped(self, str.strip, characters)
 
-    def lstrip(self, *characters: None) -> "_Content":
+    def lstrip(self, characters: str | None = None, /) -> "_Content":
         return _stripped(self, str.lstrip, characters)
 
-    def rstrip(self, *characters: None) -> "_Content":
+    def rstrip(self, characters: str | None = None, /) -> "_Content":
         return _stripped(self, str.rstrip, characters)
 
 
-def _stripped(
-    content: _Content, strip: Callable[[str], str], characters: tuple[None, ...]
-) -> _Content:
-    if any(given is not None for given in characters):
+def _stripped(content: _Content, strip: Callable[[str], str], characters: str | None) -> _Content:
+    if characters is not None:
         raise _LookedAt
     return _Content(strip(content))
 
