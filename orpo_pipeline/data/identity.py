@@ -5,9 +5,11 @@ import json
 import unicodedata
 from typing import Any
 
+import orjson
+
 from schemas.pairs import Conversation, Pair
 
-# One encoder for all rows: json.dumps builds a new one for each call with these settings.
+# Writes the same bytes as orjson, and texts that orjson refuses.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
@@ -43,5 +45,8 @@ def prompt_id(pair: Pair) -> str:
 
 
 def _digest(value: Any) -> str:
-    text = _ENCODER.encode(value)
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
+    try:
+        text = orjson.dumps(value)
+    except orjson.JSONEncodeError:  # half a surrogate pair
+        text = _ENCODER.encode(value).encode("utf-8", errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from orpo_pipeline.data.reading.files import SUFFIXES, SourceFile, unreadable
+from orpo_pipeline.data.reading.quick_json import quickly_parsed
 from orpo_pipeline.data.reading.record_batches import (
     arrow_batches,
     parquet_batches,
@@ -228,6 +229,9 @@ def _parse_lines(content: bytes) -> Iterator[tuple[dict[str, Any] | Defect, str]
     for line in content.removesuffix(b"\n").split(b"\n"):
         if not line or line.isspace():
             yield None
+            continue
+        if (row := quickly_parsed(line)) is not None and not _refusal(row, line):
+            yield row, ""
             continue
         text = line.decode("utf-8", "replace").strip(" \t\r")
         try:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens, render_each
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens
+from orpo_pipeline.data.tokens.template_shapes import TemplateShapes
 from orpo_pipeline.data.tokens.truncation import fit_pair
 from orpo_pipeline.data.tokens.word_table import EncodeTexts, WordTable
 from schemas.config import ChatConfig
@@ -18,7 +19,6 @@ from schemas.tokens import TokenizedPair
 
 # Texts that stand behind a control token, chosen to show prefix spaces and merged line ends.
 PROBES = ("a", " a", "\n\na", "assistant\n b", "é", "  ", "1")
-WORTH_A_TABLE = 500  # texts at once
 CHECKED_ROWS = 2  # of each batch, against the whole text's ids
 LONGEST_HEADER = 200  # characters; what is longer holds a row's own text and never comes back
 
@@ -56,6 +56,7 @@ class PairTokenizer:
         self._settings = settings
         self._encode_whole = _batch_encoder(chat.tokenizer)
         self._encode = _table_encoder(chat.tokenizer, self._encode_whole)
+        self._shapes = TemplateShapes(chat.tokenizer)
         self._control = ControlTokens(chat)
         self._cuts_exactly: dict[str, bool] = {}
         self._endings: dict[str, int] = {}
@@ -107,7 +108,7 @@ class PairTokenizer:
     def _render_batch(self, batch: list[tuple[Pair, Tokenized]]) -> list[_Rendered]:
         """The texts of those pairs that the template takes; the others' results get a defect."""
         columns = [
-            render_each(self._chat.tokenizer, conversations, generation)
+            self._shapes.render_each(conversations, generation)
             for conversations, generation in (
                 ([pair.prompt for pair, _ in batch], True),
                 ([pair.prompt + pair.chosen for pair, _ in batch], False),
@@ -239,7 +240,7 @@ class PairTokenizer:
         if self._control.found_in(prompt):
             ids = self._control.neutralised_ids(prompt, True)
             return None if isinstance(ids, Defect) else ids
-        (text,) = render_each(self._chat.tokenizer, [prompt], True)
+        (text,) = self._shapes.render_each([prompt], True)
         return None if isinstance(text, Defect) else self._encode([text])[0]
 
 
@@ -272,16 +273,8 @@ def _not_a_prefix(side: str) -> Defect:
 
 
 def _table_encoder(tokenizer: Any, encode_whole: EncodeTexts) -> EncodeTexts:
-    """The word table from the first large batch on: making it costs as much as a thousand texts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    tables: list[WordTable] = []
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        if not tables and len(texts) >= WORTH_A_TABLE:
-            tables.append(WordTable(backend, encode_whole))
-        return tables[0].encode(texts) if tables else encode_whole(texts)
-
-    return encode_whole if backend is None else encode
+    return encode_whole if backend is None else WordTable(backend, encode_whole).encode
 
 
 def _batch_encoder(tokenizer: Any) -> EncodeTexts:

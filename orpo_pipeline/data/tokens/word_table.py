@@ -3,16 +3,21 @@
 A byte-level BPE tokenizer cuts a text at its control tokens, then into words by a regular
 expression, and encodes each word by itself. Words repeat so much that looking them up is several
 times as fast as encoding them again (benchmarks/preparation.py). The ids are the tokenizer's own:
-every word's ids come from it, and which characters may take this way is found out by comparing with
-it. Any other text, and any other kind of tokenizer, is encoded as a whole.
+every word's ids come from its model, and which characters may take this way is found out by
+comparing with it. Any other text, and any other kind of tokenizer, is encoded as a whole.
 """
 
 import json
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import chain, count, islice, pairwise
 from typing import Any
 
+import numpy as np
 import regex
+from tokenizers import pre_tokenizers
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2_DIGITS_APART = (
@@ -20,22 +25,17 @@ GPT2_DIGITS_APART = (
 )
 """The pattern of the ByteLevel pre-tokenizer (tokenizers, as GPT-2), and it behind Digits."""
 
-CANDIDATES = (
-    *map(chr, range(0x20, 0x7F)),
-    *"\t\n",
-    *map(chr, range(0xA0, 0x250)),  # Latin letters and signs
-    *map(chr, range(0x370, 0x500)),  # Greek, Cyrillic
-    *map(chr, range(0x2010, 0x2028)),  # dashes, quotation marks, dots
-    *"\u2030\u2032\u2033\u2039\u203a\u20ac\u2122\u2190\u2191\u2192\u2193\u2212\u2248\u2260\u2264\u2265",
-)
-"""Characters that are tried. All are old enough that every Unicode version has them alike."""
-
 CONTEXTS = (
     *("{}", "a{}", "{}a", " {}", "{} ", "1{}1", "{}{}", ".{}.", "\n{}\n", "  {}"),
     *("a {}'s {}b", "a'{}"),
 )
-LARGEST = 300_000  # words in the table: about 60 MB
-LONGEST_WORD = 40  # characters; longer ones hardly ever repeat
+"""Where each character is tried before texts that hold it are cut by our pattern."""
+
+COMPOSING = range(0x1100, 0x1200)
+"""Hangul jamo: letters that the normal form joins with the one before."""
+
+LARGEST = 1_000_000  # token ids in the table: about 60 MB with their words
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
 EncodeTexts = Callable[[list[str]], list[list[int]]]
@@ -48,7 +48,11 @@ class WordTable:
     def __init__(self, backend: Any, encode_whole: EncodeTexts) -> None:
         """`backend` is the `tokenizers.Tokenizer` that `encode_whole` encodes with."""
         self._encode_whole = encode_whole
-        self._ids: dict[str, tuple[int, ...]] = {}
+        self._model = backend.model
+        # Word w has the ids flat[starts[w] : starts[w + 1]]; a word that is new gets a number.
+        self._numbers: defaultdict[str, int] = defaultdict()
+        self._flat = np.empty(0, dtype=np.int32)
+        self._starts = np.zeros(1, dtype=np.int64)
         added = backend.get_added_tokens_decoder().values()
         # Such a token swallows the spaces beside it, or is none within a word.
         greedy = any(token.lstrip or token.rstrip or token.single_word for token in added)
@@ -59,9 +63,10 @@ class WordTable:
         ordered = sorted((token.content for token in added), key=len, reverse=True)
         joined = "|".join(map(re.escape, ordered))
         self._controls = re.compile(f"({joined})") if joined else None
+        self._control_words = frozenset(ordered)
+        self._tried: set[str] = set()
+        self._alike: set[str] = set()
         self._eligible = re.compile("")
-        if self._words is not None:
-            self._eligible = re.compile(f"[{re.escape(''.join(self._alike()))}]*")
 
     @property
     def in_use(self) -> bool:
@@ -72,34 +77,70 @@ class WordTable:
         """Token ids of each text, equal to the tokenizer's own."""
         if self._words is None:
             return self._encode_whole(texts)
-        cut = [self._cut(text) if self._eligible.fullmatch(text) else None for text in texts]
-        whole = [index for index, words in enumerate(cut) if words is None]
-        ids, rare = self._ids, self._learn(cut)
-        found: list[list[int]] = []
-        for words in cut:
-            encoded: list[int] = []
-            for word in words or ():
-                try:
-                    encoded += ids[word]
-                except KeyError:
-                    encoded += rare[word]
-            found.append(encoded)
-        others = self._encode_whole([texts[index] for index in whole])
-        for index, encoded in zip(whole, others, strict=True):
-            found[index] = encoded
-        return found
+        others = [text for text in texts if not self._eligible.fullmatch(text)]
+        if others:
+            self._try_characters(set().union(*others) - self._tried)
+            others = [text for text in others if not self._eligible.fullmatch(text)]
+        whole = dict(zip(others, self._encode_whole(others), strict=True))
+        by_table = [text for text in texts if text not in whole] if whole else texts
+        looked_up = iter(self._look_up([self._cut(text) for text in by_table]))
+        return [whole[text] if text in whole else next(looked_up) for text in texts]
 
-    def _alike(self) -> list[str]:
-        """The characters that are encoded by table as they are by the tokenizer, everywhere."""
-        assert self._words is not None
-        self._eligible = re.compile("(?s:.)*")
-        texts = ["".join(CONTEXTS).replace("{}", character) for character in CANDIDATES]
-        ours, theirs = self.encode(texts), self._encode_whole(texts)
-        return [
+    def _try_characters(self, new: set[str]) -> None:
+        """Find out which of them are encoded by table as they are by the tokenizer, everywhere."""
+        self._tried |= new
+        tried = sorted(filter(_stands_alone, new))
+        texts = ["".join(CONTEXTS).replace("{}", character) for character in tried]
+        ours, theirs = self._look_up(list(map(self._cut, texts))), self._encode_whole(texts)
+        self._alike.update(
             character
-            for character, own, whole in zip(CANDIDATES, ours, theirs, strict=True)
+            for character, own, whole in zip(tried, ours, theirs, strict=True)
             if own == whole
+        )
+        if self._alike:
+            self._eligible = re.compile(f"[{re.escape(''.join(sorted(self._alike)))}]*")
+
+    def _look_up(self, cut: list[list[str]]) -> list[list[int]]:
+        """The ids of texts that are cut to words."""
+        known = len(self._numbers)
+        self._numbers.default_factory = count(known).__next__
+        numbers = np.fromiter(
+            map(self._numbers.__getitem__, chain.from_iterable(cut)),
+            dtype=np.int64,
+            count=sum(map(len, cut)),
+        )
+        new = list(islice(reversed(self._numbers), len(self._numbers) - known))[::-1]
+        self._learn(new)
+        begins = self._starts[numbers]
+        ends = np.concatenate([[0], np.cumsum(self._starts[numbers + 1] - begins)])
+        places = np.arange(ends[-1]) + np.repeat(begins - ends[:-1], np.diff(ends))
+        ids = self._flat[places].tolist()
+        limits = ends[np.cumsum([0, *map(len, cut)])].tolist()
+        if len(self._flat) > LARGEST:
+            self._forget(new)
+        return [ids[begin:end] for begin, end in pairwise(limits)]
+
+    def _learn(self, new: list[str]) -> None:
+        """Have the tokenizer's model encode words that have just been numbered."""
+        found = [
+            self._encode_whole([word])[0]
+            if word in self._control_words
+            else [
+                token.id for token in self._model.tokenize(BYTE_LEVEL.pre_tokenize_str(word)[0][0])
+            ]
+            for word in new
         ]
+        flat = np.fromiter(chain.from_iterable(found), dtype=np.int32)
+        starts = len(self._flat) + np.cumsum([len(ids) for ids in found], dtype=np.int64)
+        self._flat = np.concatenate([self._flat, flat])
+        self._starts = np.concatenate([self._starts, starts])
+
+    def _forget(self, new: list[str]) -> None:
+        """A full table takes no more words."""
+        for word in new:
+            del self._numbers[word]
+        self._starts = self._starts[: len(self._numbers) + 1]
+        self._flat = self._flat[: self._starts[-1]]
 
     def _cut(self, text: str) -> list[str]:
         """The text's words and control tokens, in order."""
@@ -115,20 +156,12 @@ class WordTable:
                 words += find_words(part)
         return words
 
-    def _learn(self, cut: list[list[str] | None]) -> dict[str, list[int]]:
-        """Have the tokenizer encode all words that are not in the table, in one call.
 
-        They join it while there is room; those that do not are returned.
-        """
-        known = self._ids
-        new = sorted({word for words in cut for word in words or () if word not in known})
-        rare: dict[str, list[int]] = {}
-        for word, encoded in zip(new, self._encode_whole(new), strict=True):
-            if len(word) <= LONGEST_WORD and len(known) < LARGEST:
-                known[word] = tuple(encoded)
-            else:
-                rare[word] = encoded
-        return rare
+def _stands_alone(character: str) -> bool:
+    """Whether the character is itself wherever it stands: no mark, no half of a letter, no gap."""
+    return character in "\t\n" or (
+        unicodedata.category(character)[0] in "LNPSZ" and ord(character) not in COMPOSING
+    )
 
 
 def _word_pattern(backend: Any) -> str | None:

@@ -5,10 +5,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from orpo_pipeline.data.tokens import word_table
-from orpo_pipeline.data.tokens.word_table import CANDIDATES, GPT2, WordTable
+from orpo_pipeline.data.tokens.word_table import GPT2, WordTable
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -73,9 +82,22 @@ def test_any_text_has_the_tokenizers_own_ids(name: str, texts: list[str]) -> Non
     assert table.encode(texts) == whole(backend, texts)
 
 
-def test_no_character_that_is_tried_differs_in_the_tested_tokenizers() -> None:
-    for _, table in TABLES.values():
-        assert all(table._eligible.fullmatch(character) for character in CANDIDATES)
+def test_usual_characters_are_taken_by_table() -> None:
+    letters = "".join(map(chr, (*range(0x20, 0x7F), *range(0xC0, 0x250), *range(0x400, 0x460))))
+    usual = f"\n\t{letters} — “…” € かな 漢字 한글 العربية \U0001f44d →"
+    for backend, table in TABLES.values():
+        assert table.encode([usual]) == whole(backend, [usual])
+        assert table._eligible.fullmatch(usual)
+
+
+def test_marks_that_join_other_characters_are_left_to_the_tokenizer() -> None:
+    # With NFC, e and an accent are one character, and so are two jamo.
+    backend = make_backend(BYTE_LEVEL)
+    backend.normalizer = normalizers.NFC()
+    table = make_table(backend)
+    texts = ["e\u0301", "x\u0301", "\u1112\u1161\u11ab", "\u00e9", "\u09c7\u09be"]
+    assert table.encode(texts) == whole(backend, texts)
+    assert [bool(table._eligible.fullmatch(text)) for text in texts] == [False] * 3 + [True, False]
 
 
 def test_a_character_that_is_cut_otherwise_is_left_to_the_tokenizer() -> None:
@@ -89,9 +111,9 @@ def test_a_character_that_is_cut_otherwise_is_left_to_the_tokenizer() -> None:
         table.__init__(backend, lambda texts: whole(backend, texts))  # type: ignore[misc]
     finally:
         word_table.GPT2 = original
-    assert not table._eligible.fullmatch("é") and table._eligible.fullmatch("e")
     texts = ["café au lait", "cafe au lait"]
     assert table.encode(texts) == whole(backend, texts)
+    assert not table._eligible.fullmatch("é") and table._eligible.fullmatch("e")
 
 
 @pytest.mark.parametrize(
@@ -120,19 +142,15 @@ def test_a_full_table_and_long_words_change_no_ids(monkeypatch: pytest.MonkeyPat
     assert table.encode([]) == []
 
 
-def test_a_word_is_asked_for_once() -> None:
+def test_a_known_word_is_not_encoded_again() -> None:
     backend = make_backend(BYTE_LEVEL)
-    asked: list[str] = []
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        asked.extend(texts)
-        return whole(backend, texts)
-
-    table = WordTable(backend, encode)
-    asked.clear()
-    table.encode(["zebra and quagga"] * 50)
-    table.encode(["quagga and zebra"])
-    assert [word for word in asked if "quagga" in word] == [" quagga", "quagga"]
+    table = make_table(backend)
+    texts = ["zebra and quagga"]
+    ids = table.encode(texts)
+    table._model = None  # whoever asks it fails
+    assert table.encode(texts * 2) == ids * 2
+    with pytest.raises(AttributeError):
+        table.encode(["okapi"])
 
 
 def test_classes_that_only_regex_knows_do_not_stop_it() -> None:
