@@ -12,7 +12,7 @@ from tasks.plan import plan, refuse_impossible_requests
 from tasks.prepare import prepare
 from tasks.register import register
 from tasks.tracking_store import require_tracking
-from tasks.train import train
+from tasks.train import refuse_full_training, train
 
 
 @flow(name="orpo-pipeline", persist_result=True, result_serializer="json")
@@ -26,6 +26,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     # Better now than after hours of preparation or training.
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
+    refuse_full_training(config)
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)

@@ -93,7 +93,7 @@ def plan_for(probe: Probe) -> Callable[[RunConfig, PreparedData], TrainingPlan]:
     """The plan for prepared data on `probe`."""
 
     def make(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
-        return plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
+        return plan_training(config, probe, prepared.base_model.shape, prepared.longest)
 
     return make
 
@@ -106,6 +106,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder for prepared pairs, so that equal data is prepared once."""
     return tmp_path_factory.mktemp("prepared-home")
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen rows: nine pairs to train on. One file, so that it is prepared once."""
+    path = tmp_path_factory.mktemp("few") / "pairs.jsonl"
+    return write_rows(path, [pair_row(number) for number in range(14)])
 
 
 @pytest.fixture
