@@ -16,9 +16,9 @@ NF4_BYTES = 0.52
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
-LOGIT_BYTES = 16
+LOGIT_BYTES = 14.4
 """A logit of TRL's ORPO loss: float32 logits, the saved log-softmax, and their gradients. Measured
-peak of forward and backward: 14.4 bytes at [2, 512, 49152] on a CPU, in bfloat16 and in float32."""
+peak of forward and backward at [2, 512, 49152] on a CPU, in bfloat16 and in float32."""
 
 LOGIT_CHUNK_BYTES = 64 * MIB
 """float32 logits that the packed engine has alive at a time."""
@@ -46,9 +46,10 @@ CPU, and 0.7 with the Trainer and the data. On a GPU, the driver's context and c
 guess that no GPU has confirmed."""
 
 HEAP_SHARE = 1.6
-"""Resident bytes of a byte of saved activations on a CPU, where freed blocks leave holes in the
-C library's heap. Measured 1.2 to 1.9, more with more layers and passes (benchmarks/memory.py);
-torch's GPU allocator is taken to waste what a plan keeps back."""
+"""Resident bytes of a byte that packed passes save on a CPU: no two passes are of one size, and
+freed blocks leave holes in the C library's heap. Measured 1.2 to 1.9, more with more layers and
+passes (benchmarks/memory.py). TRL's passes are alike and show none; torch's GPU allocator is taken
+to waste what a plan keeps back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,15 @@ class ForwardPass:
     """Tokens of the longest sequence."""
     logit_bytes: int
     """Of the output layer and the loss, while all layers' activations live."""
+    heap_share: float = 1.0
+    """Resident bytes of a byte of saved activations on a CPU."""
 
 
 def trl_pass(shape: ModelShape, pairs: int, longest: Longest) -> ForwardPass:
     """TRL's: chosen and rejected of each pair apart, padded to the longest, all logits kept."""
     tokens = 2 * pairs * longest.side
-    return ForwardPass(tokens, longest.side, tokens * shape.vocab_size * LOGIT_BYTES)
+    logits = int(tokens * shape.vocab_size * LOGIT_BYTES)
+    return ForwardPass(tokens, longest.side, logits)
 
 
 def packed_pass(shape: ModelShape, token_budget: int, longest: Longest) -> ForwardPass:
@@ -134,7 +138,7 @@ def packed_pass(shape: ModelShape, token_budget: int, longest: Longest) -> Forwa
     Of logits, a chunk in float32 with its cast copies, and the slopes of the chunk before it.
     """
     tokens = max(token_budget, longest.whole)
-    return ForwardPass(tokens, longest.side, int(2.5 * LOGIT_CHUNK_BYTES))
+    return ForwardPass(tokens, longest.side, int(2.5 * LOGIT_CHUNK_BYTES), HEAP_SHARE)
 
 
 def predict_step(
@@ -161,7 +165,7 @@ def predict_step(
         16 H: the last norm, its output, and the gradient of each log-prob.
     working: the engine's logits, or the gradients of a layer, as much as it saved; with
         checkpointing what it saves anew besides. `full` holds gradients of the output layer, 8 V H.
-    On a CPU, activations count HEAP_SHARE times.
+        On a CPU, those of packed passes count HEAP_SHARE times.
     runtime: see RUNTIME_BYTES.
 
     A mixture of experts counts as if every expert saw every token. DoRA's copies of the adapted
@@ -174,7 +178,7 @@ def predict_step(
     full = setup.method == "full"
     head_gradient = 8 * shape.vocab_size * shape.hidden_size if full else 0
     in_flight = 2 * saved_layer if checkpointing else saved_layer
-    heap = HEAP_SHARE if setup.device == "cpu" else 1
+    heap = forward.heap_share if setup.device == "cpu" else 1
     return MemoryEstimate(
         weights=int(_weight_bytes(shape, setup)),
         trained=int(_full_bytes(shape, setup) if full else _lora_bytes(shape, setup)),

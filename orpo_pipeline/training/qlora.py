@@ -16,7 +16,7 @@ def load_trainable(config: RunConfig, base: BaseModelRecord, plan: TrainingPlan)
     1e-5 of a weight is below the precision of 16 bits, and would be lost in it.
     """
     if config.training.method == "full":
-        in_float32 = Choice(value="float32", because="trained weights")
+        in_float32: Choice[Any] = Choice(value="float32", because="trained weights")
         model = load_base(base, plan.model_copy(update={"dtype": in_float32}))
         model.requires_grad_(True)
     else:

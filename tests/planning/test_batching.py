@@ -71,9 +71,9 @@ def test_an_explicit_size_is_tried_against_the_estimate(
         (H100, MISTRAL_7B, False, 4),
         (T4, MISTRAL_7B, True, 4),
         (cpu("avx2", ram=24), SMOLLM2, False, 2),
-        (cpu("avx2", ram=8), SMOLLM2, True, 2),
-        (cpu("avx2", ram=6), SMOLLM2, True, 1),
-        (cpu("amx_bf16", "avx2", ram=48), MISTRAL_7B, False, 1),
+        (cpu("avx2", ram=8), SMOLLM2, False, 1),
+        (cpu("avx2", ram=6), SMOLLM2, True, 2),
+        (cpu("amx_bf16", "avx2", ram=48), MISTRAL_7B, False, 2),
     ],
 )
 def test_micro_batch_and_checkpointing_follow_memory(
@@ -154,7 +154,7 @@ def test_token_sizes(
 def test_checkpointing_names_what_did_not_fit_without_it() -> None:
     trl = {"training__engine": "trl"}
     because = plan(L4, MISTRAL_7B, **trl).gradient_checkpointing.because
-    assert because.startswith("without it, 2 pairs a pass need 31.1 GiB; limit 19.1 GiB")
+    assert because.startswith("without it, 2 pairs a pass need 30.9 GiB; limit 19.1 GiB")
     # 2 does not divide 9, so 3 is the smallest micro batch worth a pass without checkpointing.
     because = plan(L4, MISTRAL_7B, training__batch_size=9, **trl).gradient_checkpointing.because
     assert because.startswith("without it, 3 pairs a pass")
