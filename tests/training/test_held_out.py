@@ -10,10 +10,12 @@ import pytest
 import torch
 from engines import build_model, run_engine
 
+from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.held_out import HeldOutPairs
 from orpo_pipeline.training.packed.attention import packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of
+from schemas.errors import UserError
 from schemas.jobs import TrainJob
 
 MakeJob = Callable[..., TrainJob]
@@ -52,6 +54,17 @@ def test_training_goes_on_as_without(
         if own:
             assert {f"eval/{name}" for name in FIGURES} <= own.keys()
     assert points[3][1][2]["eval/loss"] > points[3][2][2]["eval/loss"]
+
+
+def test_weights_that_broke_are_not_saved(
+    train_job: MakeJob, few_rows: Path, tmp_path: Path
+) -> None:
+    """The step's own loss is of the weights before it, and still finite."""
+    broken = {**STEPS, "learning_rate": 1e30, "warmup": 0, "save_steps": 1, "eval_pairs": 2}
+    job = train_job(data={"source": str(few_rows)}, training=broken)
+    with pytest.raises(UserError, match=r"eval/loss.* became non-finite at step 1"):
+        run_engine(job, build_model(job), tmp_path)
+    assert newest_step(tmp_path) == 0
 
 
 def test_both_engines_measure_the_same(train_job: MakeJob, few_rows: Path, tmp_path: Path) -> None:
