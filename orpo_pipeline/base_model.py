@@ -166,14 +166,13 @@ def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
     text = config.get("text_config", config)
     tensors = [shape for path in weights for shape in _tensor_shapes(path)]
     try:
-        embedding = [text["vocab_size"], text["hidden_size"]]
         return ModelShape(
             architecture=(config.get("architectures") or ["unknown"])[0],
             parameters=sum(math.prod(shape) for shape in tensors),
             layers=text["num_hidden_layers"],
             hidden_size=text["hidden_size"],
             vocab_size=text["vocab_size"],
-            tied_embeddings=tensors.count(embedding) == 1,
+            tied_embeddings=tensors.count([text["vocab_size"], text["hidden_size"]]) == 1,
             rope=_rope_type(text),
         )
     except KeyError as error:
