@@ -115,7 +115,7 @@ def _prepare_run(job: Result) -> tuple[EngineRun, Any]:
     config = RunConfig.model_validate(job["config"])
     prepared = prepare(config, Path(job["home"]), lambda *_: None)
     shape = prepared.base_model.shape
-    plan = plan_training(config, probe_hardware(), shape, prepared.longest_pair)
+    plan = plan_training(config, probe_hardware(), shape, prepared.longest)
     set_seed(config.training.seed)
     loaded = load_base(prepared.base_model, plan)
     model = attach_new_adapter(loaded, config.lora, prepared.base_model, plan.engine.value)
@@ -144,7 +144,7 @@ def _train(run: EngineRun, trainer: Any) -> None:
     with packed_attention(causal_lm_of(run.model)):
         if run.plan.engine.value != "packed":
             causal_lm_of(run.model).set_attn_implementation(run.plan.attention.value)
-        run_trainer(trainer, run, None)
+        run_trainer(trainer, run)
     shutil.rmtree(run.work, ignore_errors=True)
 
 

@@ -82,9 +82,7 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     refuse_impossible_requests(parsed)
     prepared = prepare_data(parsed)
     check_usable(prepared, parsed)
-    decided = plan_training(
-        parsed, probe_in_child(), prepared.base_model.shape, prepared.longest_pair
-    )
+    decided = plan_training(parsed, probe_in_child(), prepared.base_model.shape, prepared.longest)
     Console().print(plan_as_table(decided))
 
 

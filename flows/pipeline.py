@@ -14,7 +14,7 @@ from tasks.prepare import prepare
 from tasks.promote import promote
 from tasks.register import register
 from tasks.tracking_store import require_tracking
-from tasks.train import train
+from tasks.train import refuse_full_training, train
 
 
 @flow(name="orpo-pipeline", persist_result=True, result_serializer="json")
@@ -29,6 +29,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
+    refuse_full_training(config)
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)

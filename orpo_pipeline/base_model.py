@@ -164,14 +164,15 @@ def model_shape(config_file: Path, weights: list[Path]) -> ModelShape:
     except (ValueError, TypeError) as error:
         raise _unreadable(config_file, error) from error
     text = config.get("text_config", config)
-    parameters = sum(_count_parameters(path) for path in weights)
+    tensors = [shape for path in weights for shape in _tensor_shapes(path)]
     try:
         return ModelShape(
             architecture=(config.get("architectures") or ["unknown"])[0],
-            parameters=parameters,
+            parameters=sum(math.prod(shape) for shape in tensors),
             layers=text["num_hidden_layers"],
             hidden_size=text["hidden_size"],
             vocab_size=text["vocab_size"],
+            tied_embeddings=tensors.count([text["vocab_size"], text["hidden_size"]]) == 1,
             rope=_rope_type(text),
         )
     except KeyError as error:
@@ -193,12 +194,12 @@ def _rope_type(config: dict[str, Any]) -> str:
     return ", ".join(sorted(types))
 
 
-def _count_parameters(weights: Path) -> int:
+def _tensor_shapes(weights: Path) -> list[list[int]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(weights, framework="numpy") as tensors:
-            return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118 -- not a dict
+            return [list(tensors.get_slice(key).get_shape()) for key in tensors.keys()]  # noqa: SIM118 -- not a dict
     except SafetensorError as error:
         raise _unreadable(weights, error) from error
 

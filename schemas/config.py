@@ -176,6 +176,10 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """The ORPO optimisation (arXiv 2403.07691)."""
 
+    method: Literal["lora", "full"] = "lora"
+    """`lora`: an adapter beside frozen weights. `full`: every weight, held in float32 and not
+    quantised; `lora` is not used then, and the memory is 16 bytes a parameter with `adamw`."""
+
     engine: Literal["auto", "packed", "trl"] = "auto"
     """`packed`: each prompt computed once, no padding, no kept logits; the same loss. `trl`: TRL's
     ORPOTrainer on our token ids, the reference. `auto`: packed where the model allows it."""
@@ -211,8 +215,12 @@ class TrainingConfig(Section):
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Pairs per forward pass of TRL; must divide `batch_size`. Unset: decided by the plan."""
 
-    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """8-bit states save memory; paged ones survive spikes on a GPU."""
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"] = "auto"
+    """8-bit states save memory; paged ones survive spikes on a GPU. `galore_adamw` (arXiv
+    2403.03507), for `method: full`: the states of projected gradients of rank `galore_rank`."""
+
+    galore_rank: int = Field(default=128, ge=1)
+    """Rank of GaLore's projections: more is closer to AdamW, and its states are larger."""
 
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW weight decay."""
@@ -227,6 +235,10 @@ class TrainingConfig(Section):
 
     save_steps: int = Field(default=25, ge=1)
     """Optimizer steps between checkpoints: the most that a crash can cost."""
+
+    eval_pairs: int = Field(default=64, ge=0)
+    """Held-out pairs whose loss is measured at each checkpoint. 0: none. The same ones every time,
+    and the trained weights are those of a training without."""
 
     seed: int = Field(default=42, ge=0)
     """Seeds adapter weights, data order and dropout."""

@@ -31,6 +31,8 @@ class Probe(BaseModel):
     """Version of the installed flash-attn package."""
     bitsandbytes: str | None = None
     """Version of the installed bitsandbytes package."""
+    galore_torch: str | None = None
+    """Version of the installed galore-torch package."""
     torch: str = "unknown"
 
     @property

@@ -29,6 +29,8 @@ class ModelShape(BaseModel):
     layers: int
     hidden_size: int
     vocab_size: int
+    tied_embeddings: bool = False
+    """Whether the output layer is the embedding matrix, and not one of its own."""
     rope: str = "default"
     """How positions are encoded, by the name that transformers' `rope_type` has."""
 
@@ -43,7 +45,7 @@ class TrainingPlan(BaseModel):
     dtype: Choice[Literal["bfloat16", "float16", "float32"]]
     attention: Choice[Literal["flash_attention_2", "sdpa", "eager"]]
     quantization: Choice[Literal["nf4", "none"]]
-    optimizer: Choice[Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]]
+    optimizer: Choice[Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"]]
     engine: Choice[Engine]
     gradient_checkpointing: Choice[bool]
     forward_pass: Choice[int]

@@ -9,6 +9,7 @@ from schemas.judgement import Judgement
 from schemas.plan import ModelShape, TrainingPlan
 from schemas.promotion import PromotionResult
 from schemas.record import Record
+from schemas.tokens import Longest
 
 
 class BaseModelRecord(Record):
@@ -48,9 +49,15 @@ class PreparedData(Record):
     """Rows per defect code."""
     longest_pair: int
     """Tokens of the longest prompt + answer; 0 where nothing is kept."""
+    longest_segment: int
+    """Tokens of the longest prompt + chosen + rejected."""
     held_out_key: str
     """Names how evaluation prompts were chosen: those of a run are recorded under it."""
     reused: bool = False
+
+    @property
+    def longest(self) -> Longest:
+        return Longest(self.longest_pair, self.longest_segment)
 
     @property
     def rows_quarantined(self) -> int:

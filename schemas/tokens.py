@@ -1,6 +1,16 @@
-"""Token ids of one pair."""
+"""Token ids of one pair, and how many of them the longest has."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Longest(NamedTuple):
+    """Tokens of the longest pair; 0 where nothing is kept."""
+
+    side: int
+    """Prompt + answer: what one sequence holds."""
+    whole: int
+    """Prompt + chosen + rejected: the pair laid out once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from orpo_pipeline.data.publication import REPORT
 from orpo_pipeline.data.reading.files import find_files
 from orpo_pipeline.data.report.page import Estimate, render_report
 from orpo_pipeline.planning.duration import seconds_per_epoch
-from orpo_pipeline.planning.plan import plan_training, step_memory
+from orpo_pipeline.planning.plan import plan_training, predict_memory
 from schemas.config import DataConfig, RunConfig
 from schemas.data_report import DataReport
 from schemas.errors import EnvironmentFault, PipelineError, UserError
@@ -84,7 +84,7 @@ def _plan(config: RunConfig, prepared: PreparedData) -> TrainingPlan | None:
         return None
     shape = prepared.base_model.shape
     try:
-        return plan_training(config, probe_in_child(), shape, prepared.longest_pair)
+        return plan_training(config, probe_in_child(), shape, prepared.longest)
     except NO_ESTIMATE as error:
         log.warning("The data report has no estimate of a training: %s", error)
         return None
@@ -113,7 +113,7 @@ def _estimate(
             f"a {plan.dtype.value} matrix product on this machine's {plan.device.value} ran at "
             f"{flops / TERA:.2f} TFLOP/s, of which a training step is assumed to reach 35 %"
         ),
-        peak_memory=step_memory(config, plan, prepared.base_model.shape, prepared.longest_pair),
+        peak_memory=predict_memory(config, plan, prepared.base_model.shape, prepared.longest).total,
         steps_per_epoch=-(-report.kept_train // config.training.batch_size),
     )
 

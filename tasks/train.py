@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from orpo_pipeline.training.train import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
+from schemas.errors import UserError
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
@@ -19,6 +20,19 @@ from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
 from tasks.tracking import recorded_run
+
+
+def refuse_full_training(config: RunConfig) -> None:
+    """Raise UserError for `method: full`, whose model the main job could train but not go on with.
+
+    Evaluation, registration and serving take adapters on one base model in turns.
+    """
+    if config.training.method == "full":
+        raise UserError(
+            "training.method is full, and the main job cannot evaluate or register a whole model.",
+            "training.method lora.",
+            "Remove training.method, or call the train stage alone (docs/train.md).",
+        )
 
 
 @task(**stage_task("train", timedelta(days=7), retries=2, delay=timedelta(seconds=30)))

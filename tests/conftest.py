@@ -94,7 +94,7 @@ def plan_for(probe: Probe) -> Callable[[RunConfig, PreparedData], TrainingPlan]:
     """The plan for prepared data on `probe`."""
 
     def make(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
-        return plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
+        return plan_training(config, probe, prepared.base_model.shape, prepared.longest)
 
     return make
 
@@ -120,6 +120,13 @@ def two_versions(
         client = versions.tracker().client
         client.set_registered_model_alias("tiny", alias, registered.version)
     return versions
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen rows: nine pairs to train on. One file, so that it is prepared once."""
+    path = tmp_path_factory.mktemp("few") / "pairs.jsonl"
+    return write_rows(path, [pair_row(number) for number in range(14)])
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ def test_model_shape_of_the_tiny_model(tiny_model: Path) -> None:
         layers=2,
         hidden_size=64,
         vocab_size=49_152,
+        tied_embeddings=True,
     )
 
 

@@ -61,7 +61,9 @@ def publish_prepared(
     kept = rows.filter(KEPT).sort("row_id")
     removed = rows.filter(pl.col("code").is_not_null())
     counts = removed["code"].value_counts().sort("count", "code", descending=[True, False])
-    longest = pl.col("prompt_tokens") + pl.max_horizontal("chosen_tokens", "rejected_tokens")
+    longer = pl.col("prompt_tokens") + pl.max_horizontal("chosen_tokens", "rejected_tokens")
+    whole = pl.sum_horizontal("prompt_tokens", "chosen_tokens", "rejected_tokens")
+    longest_pair, longest_segment = kept.select(longer.max(), whole.max().alias("whole")).row(0)
     record = PreparedData(
         path=inputs.folder,
         prepared_id=fingerprint(
@@ -74,7 +76,8 @@ def publish_prepared(
         eval_pairs=kept.filter(pl.col("split") == EVAL).height,
         duplicates=int(rows["duplicate"].sum()),
         quarantined=dict(counts.iter_rows()),
-        longest_pair=int(kept.select(longest.max()).item() or 0),
+        longest_pair=int(longest_pair or 0),
+        longest_segment=int(longest_segment or 0),
         held_out_key=inputs.held_out_key,
     )
     report = _report(rows, blocks, record, config)

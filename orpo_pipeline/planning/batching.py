@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from orpo_pipeline.planning.capabilities import can_use_nf4
 from orpo_pipeline.planning.memory import (
-    Layout,
     MemoryEstimate,
+    Setup,
     dequantised_layer,
     describe_bytes,
-    longest_segment,
 )
 from orpo_pipeline.planning.overrides import asked_for
 from schemas.config import RunConfig
@@ -75,10 +74,12 @@ def pair_sizes(config: RunConfig, target: Probe) -> PassSizes:
     )
 
 
-def token_sizes(config: RunConfig, target: Probe, longest_pair: int) -> PassSizes:
-    """Token budgets of the packed engine: from what keeps the device busy to the longest pair."""
+def token_sizes(config: RunConfig, target: Probe, longest: int) -> PassSizes:
+    """Token budgets of the packed engine: from what keeps the device busy to the longest pair.
+
+    `longest`: its tokens, prompt + chosen + rejected.
+    """
     requested, batch = config.training.token_budget, config.training.batch_size
-    longest = longest_segment(longest_pair)
     on_cpu = target.kind == "cpu"
     busy = CPU_TOKENS if on_cpu else GPU_TOKENS
     # A longer pair is computed alone, which keeps a GPU waiting but not a CPU.
@@ -88,7 +89,7 @@ def token_sizes(config: RunConfig, target: Probe, longest_pair: int) -> PassSize
     candidates = [requested] if requested is not None else [most, *reversed(steps)]
     least = min(1 if on_cpu else WORTHWHILE_TOKENS, max(candidates))
     if most == longest:
-        limit = f"the longest pair has at most {longest}"
+        limit = f"the longest pair has {longest}"
     elif most == busy:
         limit = f"{busy} keep the device busy"
     else:
@@ -144,10 +145,10 @@ def choose_pass(
 
 
 def choose_dequantised_layers(
-    config: RunConfig, target: Probe, shape: ModelShape, layout: Layout, step: int
+    config: RunConfig, target: Probe, shape: ModelShape, setup: Setup, step: int
 ) -> Choice[int]:
     """As many layers as half of the memory that a step of `step` bytes leaves can hold."""
-    if layout.quantization != "nf4":
+    if setup.quantization != "nf4":
         return Choice(value=0, because="the weights are not quantised")
     if config.model.dequantised_cache == "off":
         return Choice(value=0, because=asked_for("model.dequantised_cache"))
@@ -155,11 +156,11 @@ def choose_dequantised_layers(
     if not total:
         return Choice(value=0, because=f"the memory of {target.name} is unknown")
     left = max(int(total * MEMORY_SHARE[target.kind]) - step, 0) // 2
-    a_layer = dequantised_layer(shape, layout.dtype)
+    a_layer = dequantised_layer(shape, setup.dtype)
     layers = min(shape.layers, int(left / a_layer))
     return Choice(
         value=layers,
-        because=f"of {shape.layers}, {describe_bytes(layers * a_layer)} in {layout.dtype}; "
+        because=f"of {shape.layers}, {describe_bytes(layers * a_layer)} in {setup.dtype}; "
         f"half of what is left is {describe_bytes(left)}",
     )
 
@@ -205,7 +206,7 @@ def _does_not_fit(
         remedies.append(f"{tried}, which tries it against the estimate")
     parts = ", ".join(
         f"{name} {describe_bytes(getattr(smallest, name))}"
-        for name in ("weights", "adapter", "logits", "activations")
+        for name in ("weights", "trained", "activations", "working")
     )
     return UserError(
         f"Training needs an estimated {describe_bytes(smallest.total)} at its smallest ({parts}).",

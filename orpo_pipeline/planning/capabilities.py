@@ -12,6 +12,7 @@ from schemas.hardware import Probe
 
 FLASH_ATTN_INSTALL = "pip install flash-attn --no-build-isolation"
 BITSANDBYTES_INSTALL = "pip install bitsandbytes"
+GALORE_INSTALL = "pip install 'orpo-pipeline[galore]'"
 
 FLASH_ATTN_MINIMUM = (2, 3, 3)
 """transformers 5.23, `is_flash_attn_2_available`."""
@@ -133,6 +134,13 @@ def can_use_8bit_optimizer(target: Probe) -> Verdict:
     if target.kind == "mps":
         return Verdict(False, "bitsandbytes has no 8-bit optimizers on mps")
     return _bitsandbytes_backend(target)
+
+
+def can_use_galore(target: Probe) -> Verdict:
+    """Gradients projected by galore-torch, which is plain torch: any device runs it."""
+    if target.galore_torch is None:
+        return Verdict(False, f"galore-torch is not installed (`{GALORE_INSTALL}`)")
+    return Verdict(True, f"galore-torch {target.galore_torch}")
 
 
 def _bitsandbytes_backend(target: Probe) -> Verdict:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from orpo_pipeline.planning.engines import choose_engine
 from orpo_pipeline.planning.memory import GIB, describe_bytes
-from orpo_pipeline.planning.plan import plan_training, step_memory
+from orpo_pipeline.planning.plan import plan_training, predict_memory
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import ModelShape
+from schemas.tokens import Longest
 
 CARDS = (8, 12, 16, 24, 48, 80)
 """GiB of device memory."""
@@ -49,7 +50,9 @@ def _fit(config: RunConfig, shape: ModelShape, here: Probe, gib: int) -> CardFit
     )
     asked = config.model.model_copy(update={"device": "auto"})
     on_card = config.model_copy(update={"model": asked})
-    longest = config.chat.max_length
+    # A prompt of no token and two answers of the whole length: no pair is longer.
+    side = config.chat.max_length
+    longest = Longest(side, 2 * side)
     try:
         plan = plan_training(on_card, card, shape, longest)
     except UserError as error:
@@ -60,5 +63,5 @@ def _fit(config: RunConfig, shape: ModelShape, here: Probe, gib: int) -> CardFit
         parts.append("gradient checkpointing")
     if plan.dequantised_layers.value:
         parts.append(f"{plan.dequantised_layers.value} of {shape.layers} layers kept dequantised")
-    memory = describe_bytes(step_memory(on_card, plan, shape, longest))
+    memory = describe_bytes(predict_memory(on_card, plan, shape, longest).total)
     return CardFit(gib, fits=True, how="; ".join(parts), memory=memory)

@@ -26,8 +26,9 @@ def can_pack(config: RunConfig, shape: ModelShape) -> Verdict:
     if unsafe:
         named = " and ".join(sorted(unsafe))
         return Verdict(False, f"{named} positions depend on the longest sequence of a forward pass")
+    lora = config.training.method == "lora"
     targets = {name.rpartition(".")[2] for name in config.lora.target_modules}
-    adapted = [name for name in HEAD_MODULES if name in targets]
+    adapted = [name for name in HEAD_MODULES if lora and name in targets]
     if adapted:
         return Verdict(False, f"the packed loss knows no adapter on {adapted[0]}")
     if config.model.attention == "eager":

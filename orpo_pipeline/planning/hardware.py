@@ -58,6 +58,7 @@ def probe_hardware() -> Probe:
         cpu_isa=isa_from_cpuinfo(cpuinfo) | isa_from_sysctl(sysctl),
         flash_attn=_installed_version("flash-attn"),
         bitsandbytes=_installed_version("bitsandbytes"),
+        galore_torch=_installed_version("galore-torch"),
         torch=str(torch.__version__),
     )
 

@@ -7,9 +7,10 @@ from orpo_pipeline.planning.capabilities import (
     can_use_8bit_optimizer,
     can_use_bfloat16,
     can_use_flash_attention,
+    can_use_galore,
     can_use_nf4,
 )
-from schemas.config import RunConfig
+from schemas.config import LoraConfig, RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
 
@@ -37,6 +38,7 @@ def refuse_impossible_overrides(config: RunConfig, target: Probe, dtype: str) ->
         *_attention_problems(config, target, dtype),
         *_package_problems(config, target),
         *_micro_batch_problems(config),
+        *_method_problems(config, target),
     ]
     if problems:
         found, expected, fix = zip(*problems, strict=True)
@@ -93,6 +95,48 @@ def _package_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
             f"training.optimizer is {requested}, but {eight_bit.because}.",
             "bitsandbytes on a CPU, a CUDA or a ROCm GPU.",
             "Set training.optimizer to auto or adamw, or install bitsandbytes where it can run.",
+        )
+
+
+def _method_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
+    training = config.training
+    galore = can_use_galore(target)
+    if training.optimizer == "galore_adamw" and training.method == "lora":
+        yield Problem(
+            "training.optimizer is galore_adamw, but a LoRA's gradients are of low rank already.",
+            "galore_adamw with training.method full.",
+            "Set training.optimizer to auto, or training.method to full.",
+        )
+    elif training.optimizer == "galore_adamw" and not galore.possible:
+        yield Problem(
+            f"training.optimizer is galore_adamw, but {galore.because}.",
+            "the package galore-torch.",
+            "Install it, or set training.optimizer to auto.",
+        )
+    if training.optimizer == "galore_adamw" and training.weight_decay:
+        yield Problem(
+            "training.weight_decay is set, but transformers gives GaLore no weight decay.",
+            "weight_decay 0 with galore_adamw.",
+            "Remove training.weight_decay, or choose another training.optimizer.",
+        )
+    if training.optimizer != "galore_adamw" and "galore_rank" in training.model_fields_set:
+        yield Problem(
+            f"training.galore_rank is set, but training.optimizer is {training.optimizer}.",
+            "galore_rank with galore_adamw.",
+            "Remove training.galore_rank, or set training.optimizer to galore_adamw.",
+        )
+    if training.method == "full" and config.model.quantization == "nf4":
+        yield Problem(
+            "model.quantization is nf4, but training.method full trains every weight, and a weight "
+            "of 4 bits cannot be trained.",
+            "model.quantization none (or auto) with training.method full.",
+            "Set model.quantization to auto, or training.method to lora.",
+        )
+    if training.method == "full" and config.lora != LoraConfig():
+        yield Problem(
+            "lora has settings, but training.method full trains no adapter.",
+            "no section lora with training.method full.",
+            "Remove the section lora, or set training.method to lora.",
         )
 
 

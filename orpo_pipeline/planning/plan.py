@@ -4,6 +4,7 @@ The numbers come from the probe alone. Nothing is looked up by a GPU's name, so 
 has heard of gets the safe choice instead of another device's.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from orpo_pipeline.planning.batching import (
@@ -21,12 +22,12 @@ from orpo_pipeline.planning.capabilities import (
 )
 from orpo_pipeline.planning.engines import choose_engine
 from orpo_pipeline.planning.memory import (
-    Layout,
     MemoryEstimate,
+    Setup,
     dequantised_layer,
     describe_bytes,
-    estimate_memory,
     packed_pass,
+    predict_step,
     trl_pass,
 )
 from orpo_pipeline.planning.overrides import asked_for, refuse_impossible_overrides
@@ -34,12 +35,13 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import Choice, ModelShape, TrainingPlan
+from schemas.tokens import Longest
 
 Device = Literal["cpu", "cuda", "mps"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Quantization = Literal["nf4", "none"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"]
 
 SOFTCAPPED = ("Gemma2ForCausalLM",)
 """transformers has no `sdpa` for them."""
@@ -48,12 +50,12 @@ FORWARD_PASSES = {"packed": packed_pass, "trl": trl_pass}
 
 
 def plan_training(
-    config: RunConfig, probe: Probe, shape: ModelShape, longest_pair: int
+    config: RunConfig, probe: Probe, shape: ModelShape, longest: Longest
 ) -> TrainingPlan:
     """Decide how to train `shape` on the machine of `probe`.
 
-    `longest_pair`: tokens of the longest prompt + answer. Memory is the total, not what is free at
-    the moment, so that the same machine always gets the same plan.
+    `longest`: tokens of the longest pair. Memory is the total, not what is free at the moment, so
+    that the same machine always gets the same plan.
 
     Raises UserError for a device that is not there; for requests that this machine cannot run, all
     in one; and for a model that does not fit.
@@ -63,14 +65,14 @@ def plan_training(
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
     engine = choose_engine(config, shape)
-    layout = _layout(config, device, dtype, attention, quantization, optimizer)
+    setup = _setup(config, device, dtype, attention, quantization, optimizer)
 
     def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
-        held = FORWARD_PASSES[engine.value](shape, size, longest_pair)
-        return estimate_memory(shape, layout, held, checkpointing=checkpointing)
+        held = FORWARD_PASSES[engine.value](shape, size, longest)
+        return predict_step(shape, setup, held, checkpointing=checkpointing)
 
     if engine.value == "packed":
-        sizes = token_sizes(config, target, longest_pair)
+        sizes = token_sizes(config, target, longest.whole)
     else:
         sizes = pair_sizes(config, target)
     checkpointing, size = choose_pass(config, target, sizes, estimate)
@@ -85,19 +87,22 @@ def plan_training(
         engine=engine,
         gradient_checkpointing=checkpointing,
         forward_pass=size,
-        dequantised_layers=choose_dequantised_layers(config, target, shape, layout, step),
+        dequantised_layers=choose_dequantised_layers(config, target, shape, setup, step),
     )
 
 
-def step_memory(config: RunConfig, plan: TrainingPlan, shape: ModelShape, longest_pair: int) -> int:
-    """Bytes of one training step by the plan, dequantised copies of weights included."""
-    layout = _layout(
+def predict_memory(
+    config: RunConfig, plan: TrainingPlan, shape: ModelShape, longest: Longest
+) -> MemoryEstimate:
+    """What a training step by the plan takes, dequantised copies of weights included."""
+    setup = _setup(
         config, plan.device, plan.dtype, plan.attention, plan.quantization, plan.optimizer
     )
-    held = FORWARD_PASSES[plan.engine.value](shape, plan.forward_pass.value, longest_pair)
+    held = FORWARD_PASSES[plan.engine.value](shape, plan.forward_pass.value, longest)
     checkpointing = plan.gradient_checkpointing.value
-    kept = plan.dequantised_layers.value * dequantised_layer(shape, layout.dtype)
-    return estimate_memory(shape, layout, held, checkpointing=checkpointing).total + int(kept)
+    predicted = predict_step(shape, setup, held, checkpointing=checkpointing)
+    kept = plan.dequantised_layers.value * dequantised_layer(shape, setup.dtype)
+    return replace(predicted, weights=predicted.weights + int(kept))
 
 
 def check_requests(config: RunConfig, probe: Probe) -> tuple[Choice[Device], Choice[Dtype], Probe]:
@@ -184,8 +189,10 @@ def choose_attention(
 
 
 def choose_quantization(config: RunConfig, target: Probe) -> Choice[Quantization]:
-    """NF4 wherever bitsandbytes is known to run it."""
+    """NF4 wherever bitsandbytes is known to run it; never for weights that are trained."""
     requested = config.model.quantization
+    if config.training.method == "full" and requested != "none":
+        return Choice(value="none", because="training.method full trains the weights themselves")
     nf4 = can_use_nf4(target)
     if requested == "nf4":
         return Choice(value=requested, because=asked_for("model.quantization", nf4.because))
@@ -195,7 +202,7 @@ def choose_quantization(config: RunConfig, target: Probe) -> Choice[Quantization
 
 
 def choose_optimizer(config: RunConfig, target: Probe) -> Choice[Optimizer]:
-    """8-bit states on a GPU; exact ones on a CPU, where a LoRA's few states fit anyway."""
+    """8-bit states on a GPU; exact ones on a CPU."""
     requested = config.training.optimizer
     eight_bit = can_use_8bit_optimizer(target)
     if requested != "auto":
@@ -205,9 +212,9 @@ def choose_optimizer(config: RunConfig, target: Probe) -> Choice[Optimizer]:
             because=asked_for("training.optimizer", note if target.kind == "cpu" else ""),
         )
     if target.kind == "cpu":
+        which = "only LoRA weights have" if config.training.method == "lora" else "exact"
         return Choice(
-            value="adamw",
-            because="only LoRA weights have states (8 bytes each), and nothing pages on a CPU",
+            value="adamw", because=f"{which} states (8 bytes a weight), and nothing pages on a CPU"
         )
     if not eight_bit.possible:
         return Choice(value="adamw", because=eight_bit.because)
@@ -217,25 +224,28 @@ def choose_optimizer(config: RunConfig, target: Probe) -> Choice[Optimizer]:
         )
     return Choice(
         value="paged_adamw_8bit",
-        because="states of 2 instead of 8 bytes a LoRA weight, moved to host memory in a spike",
+        because="states of 2 instead of 8 bytes a trained weight, moved to host memory in a spike",
     )
 
 
-def _layout(
+def _setup(
     config: RunConfig,
     device: Choice[Device],
     dtype: Choice[Dtype],
     attention: Choice[Attention],
     quantization: Choice[Quantization],
     optimizer: Choice[Optimizer],
-) -> Layout:
-    return Layout(
+) -> Setup:
+    return Setup(
+        device=device.value,
         dtype=dtype.value,
         quantization=quantization.value,
         optimizer=optimizer.value,
         # Torch has no fused attention with a backward pass on mps.
         fused_attention=attention.value != "eager" and device.value != "mps",
+        method=config.training.method,
         lora_rank=config.lora.r,
+        galore_rank=config.training.galore_rank,
         lora_modules=len(config.lora.target_modules),
     )
 

@@ -14,14 +14,13 @@ StepMetrics = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class EngineRun:
-    """One training: the engine trains `model`'s adapter in place and keeps checkpoints in `work`.
+    """One training: the engine trains `model` in place and keeps checkpoints in `work`.
 
-    It continues from the newest good checkpoint there, and when `should_stop()` becomes true it
-    checkpoints after the current step and returns.
+    When `should_stop()` becomes true it checkpoints after the current step and returns.
     """
 
     model: Any
-    """PEFT-wrapped causal language model with a trainable adapter."""
+    """Causal language model, PEFT-wrapped with a trainable adapter or trainable itself."""
     tokenizer: Any
     pairs: Path
     """Folder of the prepare stage."""
@@ -30,6 +29,8 @@ class EngineRun:
     work: Path
     on_step: StepMetrics
     should_stop: Callable[[], bool]
+    checkpoint: Path | None = None
+    """Of `work`, the one to go on from, whose files have been verified."""
 
 
 Engine = Callable[[EngineRun], int]

@@ -1,12 +1,28 @@
-"""The model in memory as the plan says: quantised base, LoRA adapter."""
+"""The model in memory as the plan says: quantised base and LoRA adapter, or all its weights."""
 
 from pathlib import Path
 from typing import Any
 
-from schemas.config import LoraConfig
-from schemas.errors import UserError
-from schemas.plan import TrainingPlan
+from schemas.config import LoraConfig, RunConfig
+from schemas.errors import EnvironmentFault, UserError
+from schemas.plan import Choice, TrainingPlan
 from schemas.results import BaseModelRecord
+
+
+def load_trainable(config: RunConfig, base: BaseModelRecord, plan: TrainingPlan) -> Any:
+    """The model that `training.method` trains, in training mode; new adapters are random.
+
+    `full` holds every weight in float32 and computes in the plan's dtype by autocast: an update of
+    1e-5 of a weight is below the precision of 16 bits, and would be lost in it.
+    """
+    if config.training.method == "full":
+        in_float32: Choice[Any] = Choice(value="float32", because="trained weights")
+        model = load_base(base, plan.model_copy(update={"dtype": in_float32}))
+        model.requires_grad_(True)
+    else:
+        model = attach_new_adapter(load_base(base, plan), config.lora, base, plan.engine.value)
+    model.config.use_cache = False
+    return model.train()
 
 
 def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
@@ -100,6 +116,30 @@ def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord, engi
         ) from error
     config.base_model_name_or_path = base.address  # not this machine's hub cache
     return wrapped
+
+
+def load_trained_weights(model: Any, folder: Path) -> None:
+    """Put what a training saved in `folder` into the model: an adapter, or every weight.
+
+    Raises EnvironmentFault when a weight is missing there.
+    """
+    import peft
+    from safetensors.torch import load_file
+
+    if isinstance(model, peft.PeftModel):
+        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder), device="cpu"))
+        return
+    missing = set(model.state_dict()) - set(model.all_tied_weights_keys)
+    for part in sorted(folder.glob("model*.safetensors")):
+        weights = load_file(part)
+        model.load_state_dict(weights, strict=False)
+        missing -= weights.keys()
+    if missing:
+        raise EnvironmentFault(
+            f"{folder} lacks {len(missing)} of the model's weights, such as {min(missing)}.",
+            "every weight of the model in model*.safetensors.",
+            "Remove the folder and start the same command again.",
+        )
 
 
 def attach_saved_adapter(model: Any, folder: Path) -> Any:

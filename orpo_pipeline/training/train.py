@@ -1,4 +1,4 @@
-"""The train stage: prepared pairs and a plan in; a complete PEFT adapter out."""
+"""The train stage: prepared pairs and a plan in; a PEFT adapter or a model out, complete."""
 
 import fcntl
 import json
@@ -17,9 +17,9 @@ from orpo_pipeline.stages import (
     new_stage,
     write_atomically,
 )
-from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint, newest_step
 from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
-from orpo_pipeline.training.qlora import attach_new_adapter, load_base
+from orpo_pipeline.training.qlora import load_trainable
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.jobs import TrainJob
@@ -56,8 +56,8 @@ class Interrupted(Exception):
 
 def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
     """Name of one logical training: all that decides the adapter's weights."""
-    # How often it is saved decides nothing about what is saved in the end.
-    indifferent = {*DECIDED_BY_PLAN, "save_steps"}
+    # How often it is saved and measured decides nothing about what is saved in the end.
+    indifferent = {*DECIDED_BY_PLAN, "save_steps", "eval_pairs"}
     return fingerprint(
         {
             "prepared": prepared.prepared_id,
@@ -90,9 +90,7 @@ def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) 
         record = load_adapter(job.home, job.adapter_id)
         if record is None:
             started = time.monotonic()
-            record = _train_and_publish(
-                job, folder, work, _recorded(work, on_step), should_stop, started
-            )
+            record = _train_and_publish(job, folder, work, on_step, should_stop, started)
         # Still locked: a process that gets hold of the removed lock finds the adapter published.
         shutil.rmtree(work, ignore_errors=True)
     return record
@@ -106,14 +104,13 @@ def _train_and_publish(
     should_stop: Callable[[], bool],
     started: float,
 ) -> TrainedAdapter:
+    import torch
     from transformers import AutoTokenizer, set_seed
 
     base = job.prepared.base_model
-    set_seed(job.config.training.seed)  # adapter weights are drawn at random
-    loaded = load_base(base, job.plan)
-    model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
-    model.config.use_cache = False
-    model.train()
+    checkpoint = newest_checkpoint(work)  # once: each of its files is hashed
+    set_seed(job.config.training.seed)  # new adapters are drawn at random
+    model = load_trainable(job.config, base, job.plan)
     tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")
     resumed_from = find_engine(job.plan.engine.value)(
         EngineRun(
@@ -123,8 +120,9 @@ def _train_and_publish(
             training=job.config.training,
             plan=job.plan,
             work=work,
-            on_step=on_step,
+            on_step=_recorded(work, checkpoint, on_step),
             should_stop=should_stop,
+            checkpoint=checkpoint,
         )
     )
     if should_stop():
@@ -137,6 +135,9 @@ def _train_and_publish(
         resumed_from=resumed_from,
     )
     with new_stage(folder) as temporary:
+        if job.config.training.method == "full":
+            # The dtype in which it will compute: what more there is would be rounded on loading.
+            model.to(getattr(torch, job.plan.dtype.value))
         model.save_pretrained(temporary)
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         tokenizer.save_pretrained(temporary)
@@ -145,9 +146,9 @@ def _train_and_publish(
     return record
 
 
-def _recorded(work: Path, on_step: StepMetrics) -> StepMetrics:
+def _recorded(work: Path, checkpoint: Path | None, on_step: StepMetrics) -> StepMetrics:
     """`on_step` that also appends to metrics.jsonl, cut back to the checkpoint resumed from."""
-    resumed_from = newest_step(work)
+    resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
     path = work / METRICS
     kept = [point for point in read_metrics(path) if point["step"] <= resumed_from]
     write_atomically(path, "".join(json.dumps(point) + "\n" for point in kept))

@@ -1,6 +1,8 @@
 """What both engines take from transformers' Trainer: arguments, reporting, checkpoints."""
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import torch.distributed as dist
 from orpo_pipeline.training.checkpoints import (
     checkpoint_step,
     is_last,
-    newest_checkpoint,
     seal_checkpoint,
 )
 from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.held_out import HeldOutPairs
+from orpo_pipeline.training.qlora import load_trained_weights
 from schemas.config import TrainingConfig
 from schemas.errors import UserError
 from schemas.plan import TrainingPlan
@@ -22,7 +25,10 @@ OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw_8bit": "adamw_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",
+    "galore_adamw": "galore_adamw",
 }
+GALORE_LAYERS = r".*\.layers\.\d+\..*"
+"""Linear maps whose gradients GaLore projects: those of the transformer layers, as in its paper."""
 GRADIENT_NORM = "optimizer/gradient_norm"
 METRIC_NAMES = {
     "loss": "train/loss",
@@ -39,7 +45,12 @@ METRIC_NAMES = {
 
 def common_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) -> dict[str, Any]:
     """Our configuration and plan in the words of `TrainingArguments`, as far as engines agree."""
+    galore = {
+        "optim_target_modules": GALORE_LAYERS,
+        "optim_args": f"rank={training.galore_rank}",
+    }
     return {
+        **(galore if plan.optimizer.value == "galore_adamw" else {}),
         "output_dir": str(work),
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
@@ -65,32 +76,36 @@ def common_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) -
     }
 
 
-def run_trainer(trainer: Any, run: EngineRun, checkpoint: Path | None) -> int:
-    """Train on from `checkpoint`, reporting as `run` says; the step that it started from."""
+def run_trainer(trainer: Any, run: EngineRun) -> int:
+    """Train on from the run's checkpoint, reporting as it says; the step that it started from."""
     from transformers.trainer_callback import PrinterCallback
 
-    trainer.add_callback(_reporting(run))
+    if run.plan.optimizer.value == "galore_adamw":
+        from galore_torch.galore_projector import GaLoreProjector
+
+        # Its states hold the projections in this class, which torch would not unpickle.
+        torch.serialization.add_safe_globals([GaLoreProjector])
+    trainer.add_callback(_reporting(run, trainer.accelerator.autocast))
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return checkpoint_step(checkpoint) if checkpoint else 0
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    return checkpoint_step(run.checkpoint) if run.checkpoint else 0
 
 
-def finished_checkpoint(run: EngineRun) -> Path | None:
-    """The last checkpoint when training had ended there: its weights are then loaded.
+def load_finished(run: EngineRun) -> bool:
+    """Whether training had ended at the run's checkpoint: its weights are then loaded.
 
     The Trainer, resumed from it, would take one step too many.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    checkpoint = newest_checkpoint(run.work)
-    if checkpoint is None or not is_last(checkpoint):
-        return None
-    set_peft_model_state_dict(run.model, load_peft_weights(str(checkpoint), device="cpu"))
-    return checkpoint
+    if run.checkpoint is None or not is_last(run.checkpoint):
+        return False
+    load_trained_weights(run.model, run.checkpoint)
+    return True
 
 
-def _reporting(run: EngineRun) -> Any:
+def _reporting(run: EngineRun, autocast: Callable[[], Any] = nullcontext) -> Any:
     from transformers import TrainerCallback
+
+    held_out = HeldOutPairs(run)
 
     class Reporting(TrainerCallback):
         """Figures out, checkpoints sealed, stops obeyed."""
@@ -104,6 +119,7 @@ def _reporting(run: EngineRun) -> Any:
             if args.fp16 and not math.isfinite(values.get(GRADIENT_NORM, 0.0)):
                 # An overflowing gradient is ordinary in fp16: the loss scaler skips that step.
                 del values[GRADIENT_NORM]
+            values |= _measure_held_out(held_out, state, autocast)
             check_finite(state.global_step, values)
             run.on_step(state.global_step, state.max_steps, values)
 
@@ -122,6 +138,21 @@ def _reporting(run: EngineRun) -> Any:
                 dist.barrier()
 
     return Reporting()
+
+
+def _measure_held_out(
+    held_out: HeldOutPairs, state: Any, autocast: Callable[[], Any]
+) -> dict[str, float]:
+    """Figures of a step that this rank saves; nothing at others, or where no pair is held out.
+
+    They go with the step's own, so that a resumed training has them once.
+    """
+    last = state.global_step >= state.max_steps
+    saved = last or state.global_step % held_out.run.training.save_steps == 0
+    if not (saved and state.is_world_process_zero and len(held_out)):
+        return {}
+    figures = held_out.measure(autocast())
+    return {METRIC_NAMES[name].replace("train/", "eval/"): figures[name] for name in figures}
 
 
 def _on_any_rank(here: bool, device: Any) -> bool:

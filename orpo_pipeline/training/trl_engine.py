@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, TRAIN, read_pairs
-from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint
+from orpo_pipeline.training.checkpoints import checkpoint_step
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.order import EpochSampler
 from orpo_pipeline.training.trainer_setup import (
     common_arguments,
-    finished_checkpoint,
+    load_finished,
     run_trainer,
 )
 from schemas.config import TrainingConfig
@@ -28,10 +28,10 @@ LABEL_IGNORED = -100
 
 def train_with_trl(run: EngineRun) -> int:
     """Train as `EngineRun` says. Raises UserError on a non-finite loss."""
-    if done := finished_checkpoint(run):
-        return checkpoint_step(done)
+    if run.checkpoint and load_finished(run):
+        return checkpoint_step(run.checkpoint)
     trainer = trl_trainer(run, trainer_arguments(run.training, run.plan, run.work))
-    return run_trainer(trainer, run, newest_checkpoint(run.work))
+    return run_trainer(trainer, run)
 
 
 def trl_trainer(run: EngineRun, arguments: Any) -> Any:

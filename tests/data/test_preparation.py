@@ -103,6 +103,8 @@ def test_prepared_rows_hold_text_and_tokens(prepare_rows: Prepare) -> None:
         len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows
     )
     assert prepared.longest_pair == longest
+    whole = (sum(len(r[f"{side}_ids"]) for side in ("prompt", "chosen", "rejected")) for r in rows)
+    assert prepared.longest_segment == max(whole)
     for name in ("train", "eval"):
         assert frame(prepared, name)["row_id"].is_sorted()
 

@@ -10,16 +10,18 @@ from schemas.errors import UserError
 def test_larger_cards_do_no_less() -> None:
     fits = fit_on_cards(configure(), MISTRAL_7B, cpu("avx2"))
     assert [fit.gib for fit in fits] == list(CARDS)
-    first = next(n for n, fit in enumerate(fits) if fit.fits)
-    assert all(fit.fits for fit in fits[first:])
-    assert not fits[0].fits  # 7 billion weights take 4 GiB in NF4, and a step of 2,048 tokens more
-    assert fits[0].how.startswith("Training needs an estimated ")
+    assert all(fit.fits for fit in fits)
+    # 7 billion weights take 3.9 GiB in NF4; a card of 8 GiB just holds the longest pair.
+    assert fits[0].how == "packed, 2,048 tokens a pass; gradient checkpointing"
     assert "gradient checkpointing" not in fits[-1].how
     assert "of 32 layers kept dequantised" in fits[-1].how
 
 
 def test_a_model_for_no_card() -> None:
-    assert not any(fit.fits for fit in fit_on_cards(configure(), LLAMA_70B, cpu("avx2"))[:-1])
+    fits = fit_on_cards(configure(), LLAMA_70B, cpu("avx2"))
+    # Its weights alone take 37.1 GiB.
+    assert [fit.gib for fit in fits if fit.fits] == [80]
+    assert fits[0].how.startswith("Training needs an estimated ")
 
 
 def test_settings_that_contradict_each_other_are_no_matter_of_memory() -> None:

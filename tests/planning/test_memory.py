@@ -10,17 +10,21 @@ from machines import MISTRAL_7B, SMOLLM2
 
 from orpo_pipeline.planning.memory import (
     GIB,
-    Layout,
-    estimate_memory,
+    RUNTIME_BYTES,
+    Setup,
     layer_width,
     packed_pass,
+    predict_step,
     trl_pass,
 )
 from schemas.plan import ModelShape
+from schemas.tokens import Longest
 
 
-def layout(**changes: Any) -> Layout:
+def setup(**changes: Any) -> Setup:
     fields: dict[str, Any] = {
+        "device": "cuda",
+        "method": "lora",
         "dtype": "bfloat16",
         "quantization": "nf4",
         "optimizer": "adamw",
@@ -29,67 +33,110 @@ def layout(**changes: Any) -> Layout:
         "lora_modules": 7,
         **changes,
     }
-    return Layout(**fields)
+    return Setup(**fields)
 
 
 # A shape for arithmetic in the head: V H = 1,000 * 100 = 100,000; the 4 layers hold 400,000, so
 # W = 400,000 / 4 / 100 = 1,000.
 ROUND = ModelShape(
-    architecture="Round", parameters=500_000, layers=4, hidden_size=100, vocab_size=1_000
+    architecture="Round",
+    parameters=500_000,
+    layers=4,
+    hidden_size=100,
+    vocab_size=1_000,
+    tied_embeddings=True,
 )
+TEN = Longest(10, 15)
 
 
-def test_estimate_by_hand() -> None:
+def test_prediction_by_hand() -> None:
     assert layer_width(ROUND) == 1_000
-    need = estimate_memory(ROUND, layout(), trl_pass(ROUND, 1, 10), checkpointing=False)
-    # E = 2 * 1,000 * 100 = 200,000 at 2 bytes; 300,000 * 0.52
-    assert need.weights == 400_000 + 156_000
+    need = predict_step(ROUND, setup(), trl_pass(ROUND, 1, TEN), checkpointing=False)
+    # 100,000 of the embedding at 2 bytes; 400,000 * 0.52
+    assert need.weights == 200_000 + 208_000
     # 4 * 16 * (7 * 100 + 1,000) = 108,800 weights of 4 + 4 + 8 bytes
-    assert need.adapter == 108_800 * 16
-    # T = 2 * 1 * 10 = 20 tokens, 1,000 logits, 16 bytes
-    assert need.logits == 320_000
-    # a layer saves 20 * 1,000 * 5 = 100,000; 4 + 1 of them
-    assert need.activations == 500_000
-    assert need.total == 556_000 + 1_740_800 + 320_000 + 500_000 + GIB
+    assert need.trained == 108_800 * 16
+    # T = 2 * 1 * 10 = 20 tokens. A layer saves 8/3 * 1,000 + 12.7 * 100 = 3,936.67 bytes of each,
+    # four of them 314,933.3; behind the last 20 * 100 * 10 = 20,000.
+    assert need.activations == 334_933
+    # 20 tokens, 1,000 logits, 14.4 bytes: more than the gradients of one layer, 78,733
+    assert need.working == 288_000
+    assert need.runtime == GIB
+    assert need.total == 408_000 + 1_740_800 + 334_933 + 288_000 + GIB
 
 
-def test_estimate_by_hand_with_checkpointing_in_float32_without_fused_attention() -> None:
-    changed = layout(
-        dtype="float32", quantization="none", optimizer="adamw_8bit", fused_attention=False
+def test_prediction_by_hand_with_checkpointing_in_float32_without_fused_attention() -> None:
+    changed = setup(
+        dtype="float32",
+        quantization="none",
+        optimizer="adamw_8bit",
+        fused_attention=False,
     )
-    need = estimate_memory(ROUND, changed, trl_pass(ROUND, 2, 10), checkpointing=True)
-    assert need.weights == 500_000 * 4
-    assert need.adapter == 108_800 * (4 + 4 + 2)
-    # T = 40. A layer saves 40 * 1,000 * 8 = 320,000 and scores 40 * (100 / 64) * 10 * 8 = 5,000;
-    # inputs of the layers 4 * 40 * 100 * 4 = 64,000
-    assert need.activations == 64_000 + 2 * 325_000
+    few_words = ROUND.model_copy(update={"vocab_size": 10, "parameters": 401_000})
+    need = predict_step(few_words, changed, trl_pass(few_words, 2, TEN), checkpointing=True)
+    assert need.weights == 401_000 * 4
+    assert need.trained == 108_800 * (4 + 4 + 2)
+    # T = 40. Inputs of the layers 4 * 40 * 100 * 4 = 64,000; behind the last 40 * 100 * 16 = 64,000
+    assert need.activations == 128_000
+    # A layer saves 40 * (16/3 * 1,000 + 17.3 * 100) = 282,533.3 and scores
+    # 40 * (100 / 64) * 10 * 8 = 5,000; computed again, and as much as gradients. Logits 5,760.
+    assert need.working == 575_066
+    assert need.runtime == GIB
 
 
-def test_packed_estimate_by_hand() -> None:
-    held = packed_pass(ROUND, token_budget=30, longest_pair=10)
-    need = estimate_memory(ROUND, layout(), held, checkpointing=False)
-    # a chunk of 64 MiB and its log-softmax; for each of 30 tokens a gradient of 100 float32
-    assert need.logits == 2 * 64 * 1024**2 + 30 * 100 * 4
-    # a layer saves 30 * 1,000 * 5 = 150,000; 4 + 1 of them
-    assert need.activations == 750_000
-    # as with TRL
-    assert need.weights == 556_000
-    assert need.adapter == 108_800 * 16
+def test_a_heap_has_holes() -> None:
+    held = packed_pass(ROUND, 20, TEN)
+    on_cpu = predict_step(ROUND, setup(device="cpu"), held, checkpointing=False)
+    on_gpu = predict_step(ROUND, setup(), held, checkpointing=False)
+    # 334,933.3 * 1.6
+    assert on_cpu.activations == 535_893
+    assert on_cpu.runtime == RUNTIME_BYTES["cpu"]
+    assert (on_cpu.weights, on_cpu.trained, on_cpu.working) == (
+        on_gpu.weights,
+        on_gpu.trained,
+        on_gpu.working,
+    )
+    alike = predict_step(ROUND, setup(device="cpu"), trl_pass(ROUND, 1, TEN), checkpointing=False)
+    assert alike.activations == 334_933
 
 
-def test_packed_estimate_by_hand_with_checkpointing_without_fused_attention() -> None:
-    held = packed_pass(ROUND, token_budget=30, longest_pair=10)
-    need = estimate_memory(ROUND, layout(fused_attention=False), held, checkpointing=True)
-    # A layer saves 30 * 1,000 * 5 = 150,000 and scores, of prompt + answer at most,
-    # 30 * (100 / 64) * 10 * 8 = 3,750; inputs of the layers 4 * 30 * 100 * 4 = 48,000
-    assert need.activations == 48_000 + 2 * 153_750
+def test_packed_prediction_by_hand() -> None:
+    held = packed_pass(ROUND, 30, TEN)
+    need = predict_step(ROUND, setup(), held, checkpointing=False)
+    # a chunk of 64 MiB, its cast copies, and the slopes of the one before
+    assert need.working == 2.5 * 64 * 1024**2
+    # 30 * 3,936.67 bytes in each of 4 layers, and 30 * 100 * 10
+    assert need.activations == 472_400 + 30_000
+    assert (need.weights, need.trained) == (408_000, 108_800 * 16)
 
 
 def test_a_packed_pass_holds_the_longest_pair_whatever_the_budget() -> None:
-    # A prompt without a token and two answers of 10 are the most that 10 a side can be.
-    assert packed_pass(ROUND, 5, 10).tokens == 20
-    assert packed_pass(ROUND, 5, 10) == packed_pass(ROUND, 20, 10)
-    assert packed_pass(ROUND, 21, 10).tokens == 21
+    assert packed_pass(ROUND, 5, TEN).tokens == 15
+    assert packed_pass(ROUND, 5, TEN) == packed_pass(ROUND, 15, TEN)
+    assert packed_pass(ROUND, 16, TEN).tokens == 16
+
+
+def test_every_weight_trained_by_hand() -> None:
+    def need(**changes: Any) -> Any:
+        made = setup(method="full", quantization="none", galore_rank=8, **changes)
+        return predict_step(ROUND, made, packed_pass(ROUND, 30, TEN), checkpointing=False)
+
+    assert need().weights == 500_000 * 4  # float32, whatever the dtype of the computation
+    # gradients 4, moments 8, autocast's copies 2
+    assert need().trained == 500_000 * 14
+    assert need(dtype="float32").trained == 500_000 * 12
+    assert need(optimizer="paged_adamw_8bit").trained == 500_000 * 8
+    # 4 layers * rank 8 * (7 * 100 + 1,000) = 54,400 of 12 bytes; the embedding's 100,000 of 8
+    assert need(optimizer="galore_adamw").trained == 500_000 * 6 + 652_800 + 800_000
+    # gradients of the output layer: a product and their sum, 100,000 in float32 each
+    assert need().working == 2.5 * 64 * 1024**2 + 800_000
+
+
+def test_a_matrix_of_its_own_behind_the_layers() -> None:
+    untied = ROUND.model_copy(update={"parameters": 600_000, "tied_embeddings": False})
+    assert layer_width(untied) == 1_000
+    held = packed_pass(untied, 30, TEN)
+    assert predict_step(untied, setup(), held, checkpointing=False).weights == 400_000 + 208_000
 
 
 def test_embedded_model_by_hand() -> None:
@@ -102,12 +149,12 @@ positive = st.integers(min_value=1, max_value=4096)
 
 
 @given(pairs=st.integers(1, 64), tokens=positive, more=positive, checkpointing=st.booleans())
-def test_estimate_grows_with_pairs_and_tokens(
+def test_prediction_grows_with_pairs_and_tokens(
     pairs: int, tokens: int, more: int, checkpointing: bool
 ) -> None:
     def total(pairs: int, tokens: int, checkpointing: bool = checkpointing) -> int:
-        held = trl_pass(SMOLLM2, pairs, tokens)
-        return estimate_memory(SMOLLM2, layout(), held, checkpointing=checkpointing).total
+        held = trl_pass(SMOLLM2, pairs, Longest(tokens, 2 * tokens))
+        return predict_step(SMOLLM2, setup(), held, checkpointing=checkpointing).total
 
     assert total(pairs, tokens) < total(pairs + more, tokens)
     assert total(pairs, tokens) < total(pairs, tokens + more)
@@ -115,12 +162,12 @@ def test_estimate_grows_with_pairs_and_tokens(
 
 
 @given(budget=positive, longest=positive, more=positive, checkpointing=st.booleans())
-def test_packed_estimate_never_shrinks_with_budget_and_length(
+def test_packed_prediction_never_shrinks_with_budget_and_length(
     budget: int, longest: int, more: int, checkpointing: bool
 ) -> None:
     def total(budget: int, longest: int, checkpointing: bool = checkpointing) -> int:
-        held = packed_pass(SMOLLM2, budget, longest)
-        return estimate_memory(SMOLLM2, layout(), held, checkpointing=checkpointing).total
+        held = packed_pass(SMOLLM2, budget, Longest(longest, 2 * longest))
+        return predict_step(SMOLLM2, setup(), held, checkpointing=checkpointing).total
 
     assert total(budget, longest) <= total(budget + more, longest)
     assert total(budget, longest) <= total(budget, longest + more)
@@ -130,22 +177,24 @@ def test_packed_estimate_never_shrinks_with_budget_and_length(
 
 @given(pairs=st.integers(1, 64), longest=st.integers(64, 4096))
 def test_the_same_tokens_need_less_packed(pairs: int, longest: int) -> None:
-    tokens = 2 * pairs * longest
-    packed = packed_pass(SMOLLM2, tokens, longest)
-    trl = trl_pass(SMOLLM2, pairs, longest)
+    tokens, longer = 2 * pairs * longest, Longest(longest, 2 * longest)
+    packed = packed_pass(SMOLLM2, tokens, longer)
+    trl = trl_pass(SMOLLM2, pairs, longer)
     assert packed.tokens == trl.tokens
-    # Two chunks of logits are 2,097,152 floats at 16 bytes of TRL's: 171 tokens of this vocabulary
-    assert (packed.logit_bytes < trl.logit_bytes) is (tokens > 171)
+    # 2.5 chunks of logits are 167,772,160 bytes; TRL's are 49,152 * 14.4 a token: 237.03 tokens
+    assert (packed.logit_bytes < trl.logit_bytes) is (tokens > 237)
 
 
-def test_estimate_shrinks_with_quantization_and_8bit_states() -> None:
+def test_prediction_shrinks_with_quantization_and_8bit_states() -> None:
     totals = [
-        estimate_memory(MISTRAL_7B, held, trl_pass(MISTRAL_7B, 1, 512), checkpointing=True).total
+        predict_step(
+            MISTRAL_7B, held, trl_pass(MISTRAL_7B, 1, Longest(512, 1024)), checkpointing=True
+        ).total
         for held in (
-            layout(dtype="float32", quantization="none"),
-            layout(quantization="none"),
-            layout(),
-            layout(optimizer="adamw_8bit"),
+            setup(dtype="float32", quantization="none"),
+            setup(quantization="none"),
+            setup(),
+            setup(optimizer="adamw_8bit"),
         )
     ]
     assert all(larger > smaller for larger, smaller in pairwise(totals))

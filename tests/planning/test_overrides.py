@@ -137,3 +137,50 @@ def test_all_impossible_overrides_come_in_one_error() -> None:
     for field in ("dtype", "attention", "quantization", "optimizer", "micro_batch_size"):
         assert f".{field} is " in failure.value.found
     assert str(pickle.loads(pickle.dumps(failure.value))) == str(failure.value)
+
+
+def with_galore(probe: Probe) -> Probe:
+    return probe.model_copy(update={"galore_torch": "1.0"})
+
+
+@pytest.mark.parametrize("machine", ["AVX2", "H100", "MI300X", "Apple M3"])
+def test_every_weight_is_trained_unquantised(machine: str) -> None:
+    decided = plan(with_galore(MACHINES[machine][0]), training__method="full")
+    assert decided.quantization.value == "none"
+    assert "trains the weights themselves" in decided.quantization.because
+    assert decided.dequantised_layers.value == 0
+    assert decided.engine.value == "packed"
+    galore = {"training__optimizer": "galore_adamw"}
+    decided = plan(with_galore(MACHINES[machine][0]), training__method="full", **galore)
+    assert_fulfilled(decided, galore)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"training__optimizer": "galore_adamw"}, "of low rank already"),
+        ({"training__galore_rank": 8}, "galore_rank is set, but training.optimizer is auto"),
+        (
+            {"training__method": "full", "model__quantization": "nf4"},
+            "a weight of 4 bits cannot be trained",
+        ),
+        ({"training__method": "full", "lora__r": 8}, "lora has settings"),
+        (
+            {
+                "training__method": "full",
+                "training__optimizer": "galore_adamw",
+                "training__weight_decay": 0.1,
+            },
+            "no weight decay",
+        ),
+    ],
+)
+def test_settings_of_another_method_are_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        plan(with_galore(H100), **fields)
+
+
+def test_galore_is_asked_for_by_name() -> None:
+    asked = {"training__method": "full", "training__optimizer": "galore_adamw"}
+    with pytest.raises(UserError, match=r"galore-torch is not installed.*orpo-pipeline\[galore\]"):
+        plan(H100, **asked)

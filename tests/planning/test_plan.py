@@ -5,10 +5,13 @@ from machines import APPLE_M3, AVX2, H100, L4, MACHINES, SMOLLM2, T4, configure,
 
 from orpo_pipeline.planning.capabilities import release_numbers
 from orpo_pipeline.planning.memory import describe_bytes
-from orpo_pipeline.planning.plan import plan_table, plan_training, step_memory
+from orpo_pipeline.planning.plan import plan_table, plan_training, predict_memory
 from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import TrainingPlan
+from schemas.tokens import Longest
+
+LONGEST = Longest(1024, 2048)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -61,8 +64,8 @@ def test_plan_table_is_text() -> None:
         (H100, "device", "NVIDIA H100, SM 9.0, 79.1 GiB"),
         (AVX2, "optimizer", "nothing pages on a CPU"),
         (L4, "engine", "LlamaForCausalLM: each prompt once, no padding, no kept logits"),
-        (L4, "forward_pass", "tokens; estimate 15.9 GiB"),
-        (L4, "gradient_checkpointing", "estimate 15.9 GiB of 19.1 GiB (85% of 22.5 GiB)"),
+        (L4, "forward_pass", "tokens; estimate 12.5 GiB"),
+        (L4, "gradient_checkpointing", "estimate 12.5 GiB of 19.1 GiB (85% of 22.5 GiB)"),
     ],
 )
 def test_reasons_say_what_decided(probe: Probe, choice: str, words: str) -> None:
@@ -99,19 +102,20 @@ def test_capped_scores_have_no_fused_attention_but_flash() -> None:
         plan(AVX2, gemma, model__attention="sdpa")
 
 
-def test_step_memory_is_the_estimate_that_the_plan_quotes() -> None:
-    for engine, quoted in (("packed", "15.9 GiB"), ("trl", "14.5 GiB")):
+def test_predicted_memory_is_the_estimate_that_the_plan_quotes() -> None:
+    for engine, quoted in (("packed", "12.5 GiB"), ("trl", "12.0 GiB")):
         config = configure(training__engine=engine, model__dequantised_cache="off")
-        decided = plan_training(config, L4, SMOLLM2, 1024)
+        decided = plan_training(config, L4, SMOLLM2, LONGEST)
         assert f"estimate {quoted}" in decided.forward_pass.because
-        assert describe_bytes(step_memory(config, decided, SMOLLM2, 1024)) == quoted
+        assert describe_bytes(predict_memory(config, decided, SMOLLM2, LONGEST).total) == quoted
 
 
-def test_step_memory_holds_dequantised_layers_too() -> None:
+def test_predicted_memory_holds_dequantised_layers_too() -> None:
     off, auto = configure(model__dequantised_cache="off"), configure()
-    without, kept = (plan_training(config, L4, SMOLLM2, 1024) for config in (off, auto))
+    without, kept = (plan_training(config, L4, SMOLLM2, LONGEST) for config in (off, auto))
     assert kept.dequantised_layers.value == 30
-    added = step_memory(auto, kept, SMOLLM2, 1024) - step_memory(off, without, SMOLLM2, 1024)
+    added = predict_memory(auto, kept, SMOLLM2, LONGEST).weights
+    added -= predict_memory(off, without, SMOLLM2, LONGEST).weights
     # all parameters but the tied embedding, in bfloat16
     assert added == (134_515_008 - 49_152 * 576) * 2
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from orpo_pipeline.training.checkpoints import newest_checkpoint
 from orpo_pipeline.training.engine import EngineRun, find_engine
 from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from schemas.jobs import TrainJob
@@ -43,6 +44,7 @@ def run_engine(job: TrainJob, model: Any, work: Path, stop_after: int | None = N
             work=work,
             on_step=lambda *point: points.append(point),
             # A step's figures come after the question whether to stop behind it.
+            checkpoint=newest_checkpoint(work),
             should_stop=lambda: stop_after is not None and len(points) >= stop_after - 1,
         )
     )

@@ -7,6 +7,7 @@ from orpo_pipeline.planning.plan import plan_training
 from schemas.config import RunConfig
 from schemas.hardware import Probe
 from schemas.plan import ModelShape, TrainingPlan
+from schemas.tokens import Longest
 
 SMOLLM2 = ModelShape(
     architecture="LlamaForCausalLM",
@@ -14,6 +15,7 @@ SMOLLM2 = ModelShape(
     layers=30,
     hidden_size=576,
     vocab_size=49_152,
+    tied_embeddings=True,
 )
 MISTRAL_7B = ModelShape(
     architecture="MistralForCausalLM",
@@ -154,6 +156,11 @@ def configure(**fields: Any) -> RunConfig:
 
 
 def plan(
-    probe: Probe, shape: ModelShape = SMOLLM2, longest_pair: int = 1024, **fields: Any
+    probe: Probe,
+    shape: ModelShape = SMOLLM2,
+    longest_pair: int = 1024,
+    **fields: Any,
 ) -> TrainingPlan:
-    return plan_training(configure(**fields), probe, shape, longest_pair)
+    """The plan for pairs of this length; by default of answers alone, the longest that can be."""
+    longest = Longest(longest_pair, 2 * longest_pair)
+    return plan_training(configure(**fields), probe, shape, longest)

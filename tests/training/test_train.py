@@ -104,7 +104,7 @@ def test_equal_inputs_are_trained_once(train_job: MakeJob) -> None:
 def test_stopped_and_resumed_equals_undisturbed(
     train_job: MakeJob, expected: tuple[bytes, list[Any]]
 ) -> None:
-    job = train_job(**{**SECTIONS, "training": {**STEPS, "save_steps": 100}})
+    job = train_job(**SECTIONS)
     stop_after(job, 3)
     assert is_complete(work_folder(job) / "checkpoint-3")  # between two planned checkpoints
     assert load_adapter(job.home, job.adapter_id) is None
@@ -199,6 +199,7 @@ def test_identity_follows_what_decides_the_weights(
     same = [
         identity(),
         identity(training={"save_steps": 50}),
+        identity(training={"eval_pairs": 5}),
         identity(training={"gradient_checkpointing": "on"}),
         identity(training={"optimizer": "adamw"}),  # what the plan chooses by itself
         identity(model={"dtype": "float32"}),

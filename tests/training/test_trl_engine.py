@@ -239,7 +239,8 @@ def test_checkpointing_changes_no_number(train_job: MakeJob, tmp_path: Path) -> 
 
 
 def test_non_finite_loss_stops_training(train_job: MakeJob, tmp_path: Path) -> None:
-    job = train_job(training={"learning_rate": 1e30, "warmup": 0, "save_steps": 1})
+    broken = {"learning_rate": 1e30, "warmup": 0, "save_steps": 1, "eval_pairs": 0}
+    job = train_job(training=broken)
     with pytest.raises(PipelineError, match=r"non-finite at step 2.*learning_rate"):
         run_engine(job, build_model(job), tmp_path / "work")
     assert newest_step(tmp_path / "work") == 1

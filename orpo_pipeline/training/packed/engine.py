@@ -3,7 +3,7 @@
 from typing import Any
 
 from orpo_pipeline.data.prepared_files import TRAIN
-from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint
+from orpo_pipeline.training.checkpoints import checkpoint_step
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.order import StepSampler, count_steps
 from orpo_pipeline.training.packed.attention import attention_name, packed_attention
@@ -12,18 +12,18 @@ from orpo_pipeline.training.packed.steps import StepCollator
 from orpo_pipeline.training.packed.tokens import PairTokens, read_tokens
 from orpo_pipeline.training.trainer_setup import (
     common_arguments,
-    finished_checkpoint,
+    load_finished,
     run_trainer,
 )
 
 
 def train_packed(run: EngineRun) -> int:
     """Train as `EngineRun` says. Raises UserError on a non-finite loss."""
-    if done := finished_checkpoint(run):
-        return checkpoint_step(done)
+    if run.checkpoint and load_finished(run):
+        return checkpoint_step(run.checkpoint)
     trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN))
     with packed_attention(causal_lm_of(run.model), attention_name(run.plan.attention.value)):
-        return run_trainer(trainer, run, newest_checkpoint(run.work))
+        return run_trainer(trainer, run)
 
 
 def packed_trainer(run: EngineRun, tokens: PairTokens) -> Any:

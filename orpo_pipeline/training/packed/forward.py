@@ -20,6 +20,11 @@ def sum_logps(model: Any, batch: PackedBatch) -> torch.Tensor:
     `model`, PEFT-wrapped or not, is inside `packed_attention`.
     """
     causal_lm = causal_lm_of(model)
+    head = causal_lm.get_output_embeddings().weight
+    if head.requires_grad and torch.is_autocast_enabled(head.device.type):
+        # As autocast does for a linear layer; inside an autograd function it would do so only in
+        # the forward pass.
+        head = head.to(torch.get_autocast_dtype(head.device.type))
     hidden = causal_lm.get_decoder()(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
@@ -28,7 +33,7 @@ def sum_logps(model: Any, batch: PackedBatch) -> torch.Tensor:
     ).last_hidden_state[0]  # (T, H)
     logps = token_logps(
         hidden.index_select(0, batch.predictors),
-        causal_lm.get_output_embeddings().weight,
+        head,
         batch.targets,
         getattr(causal_lm.config, "final_logit_softcapping", None),
     )

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from rows import pair_row, write_rows
 
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS
 from orpo_pipeline.training.loss import FIGURES, share_of_step
@@ -111,10 +109,3 @@ def with_adapter() -> Callable[[Any], Any]:
         return wrapped
 
     return wrap
-
-
-@pytest.fixture(scope="session")
-def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen rows: nine pairs to train on. One file, so that it is prepared once."""
-    path = tmp_path_factory.mktemp("few") / "pairs.jsonl"
-    return write_rows(path, [pair_row(number) for number in range(14)])

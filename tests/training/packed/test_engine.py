@@ -234,7 +234,8 @@ def test_a_non_finite_loss_stops_training(
     train_job: MakeJob,
     tmp_path: Path,
 ) -> None:
-    job = train_job(training={"learning_rate": 1e30, "warmup": 0, "save_steps": 1, "max_steps": 4})
+    broken = {"learning_rate": 1e30, "warmup": 0, "save_steps": 1, "max_steps": 4, "eval_pairs": 0}
+    job = train_job(training=broken)
     model = build_model(job)
     with pytest.raises(PipelineError, match=r"non-finite at step 2.*learning_rate"):
         run_engine(job, model, tmp_path / "work")

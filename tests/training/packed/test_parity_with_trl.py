@@ -166,6 +166,27 @@ def test_random_models(
     assert_parity(found, expected, parameters=2 * 7 * 2)  # A and B, seven projections, two layers
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_weight_trained(
+    tied: bool,
+    trl: Any,
+    random_pairs: Callable[..., list[TokenizedPair]],
+    collate: Collate,
+    compute_step: ComputeStep,
+) -> None:
+    """Tied embeddings get their gradient from both ends, the lookup and the output layer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
+    model.set_attn_implementation("eager")
+    pairs = random_pairs(LENGTHS)
+    expected = trl_step(trl, model, trl_rows(pairs))
+    found = compute_step(model, collate(pairs, budget=40), ORPO_LAMBDA)
+    # Seven projections and two norms a layer, the last norm, one or two vocabulary matrices.
+    assert_parity(found, expected, parameters=2 * 9 + 1 + (1 if tied else 2))
+
+
 def packaged_pairs(chat: ChatFormat) -> list[TokenizedPair]:
     """The four shortest of the first packaged pairs."""
     path = importlib.resources.files("orpo_pipeline.data") / "embedded" / "preferences.jsonl"

@@ -30,6 +30,7 @@ TRAINING = {
     "learning_rate": 1e-3,
     "optimizer": "adamw",
     "save_steps": 2,
+    "eval_pairs": 0,
 }
 
 
