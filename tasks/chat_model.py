@@ -58,6 +58,11 @@ class ChatModel(PythonModel):
             device_map={"": device},
             use_safetensors=True,
         )
+        # On CPUs with AVX-512 bf16 bitsandbytes rounds NF4's scales once more outside of training:
+        # the log-probs would not be those that were evaluated.
+        for module in base_model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         self.model = PeftModel.from_pretrained(base_model, adapter).eval()
         # The draws of a sampled answer come from torch's one generator, and a server has threads.
         self.one_at_a_time = threading.Lock()

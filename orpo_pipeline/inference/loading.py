@@ -10,6 +10,7 @@ from typing import Any
 
 from orpo_pipeline.adapter_files import check_lora
 from orpo_pipeline.base_model import EMBEDDED_SHA256, resolve_base_model
+from orpo_pipeline.nf4 import compute_as_in_training, nf4_config
 from schemas.config import ModelConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.serving import ServingSettings
@@ -69,25 +70,17 @@ def load_base(settings: ServingSettings, home: Path, notify: Notify) -> Any:
     Raises EnvironmentFault when it is not here and cannot be fetched.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     address, revision = find_base(settings, home, notify)
     dtype = getattr(torch, settings.dtype)
-    quantization = None
-    if settings.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
     try:
         with quiet_loading():
             model = AutoModelForCausalLM.from_pretrained(
                 address,
                 revision=revision,
                 dtype=dtype,
-                quantization_config=quantization,
+                quantization_config=nf4_config(dtype) if settings.quantization == "nf4" else None,
                 attn_implementation="sdpa",
                 device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
                 trust_remote_code=False,
@@ -99,7 +92,7 @@ def load_base(settings: ServingSettings, home: Path, notify: Notify) -> Any:
             f"its weights at revision {settings.base_revision}, in the hub cache or reachable.",
             f"Set {BASE_VARIABLE} to a folder with these weights, or give access to the hub.",
         ) from error
-    return model.requires_grad_(False).eval()
+    return compute_as_in_training(model.requires_grad_(False)).eval()
 
 
 def load_tokenizer(folder: str | Path, revision: str | None = None) -> Any:

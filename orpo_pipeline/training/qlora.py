@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from orpo_pipeline.nf4 import compute_as_in_training, nf4_config
 from schemas.config import LoraConfig, RunConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.plan import Choice, TrainingPlan
@@ -28,21 +29,13 @@ def load_trainable(config: RunConfig, base: BaseModelRecord, plan: TrainingPlan)
 def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
     """The base model on the planned device, frozen, in eval mode."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, plan.dtype.value)
-    quantization = None
-    if plan.quantization.value == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
     model = AutoModelForCausalLM.from_pretrained(
         base.path,
         dtype=dtype,
-        quantization_config=quantization,
+        quantization_config=nf4_config(dtype) if plan.quantization.value == "nf4" else None,
         attn_implementation=plan.attention.value,
         device_map={"": plan.device.value},
         trust_remote_code=False,
@@ -50,7 +43,7 @@ def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
     )
     model.requires_grad_(False)
     keep_dequantised(model, plan.dequantised_layers.value)
-    return model.eval()
+    return compute_as_in_training(model).eval()
 
 
 def keep_dequantised(model: Any, layers: int) -> None:

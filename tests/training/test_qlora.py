@@ -130,3 +130,14 @@ def test_names_that_no_layer_has_are_told(
     with pytest.raises(UserError, match=r"gpt2.*nowhere") as caught:
         attach_new_adapter(load_base(tiny_gpt2, plan), lora, tiny_gpt2, engine)
     assert "lora.target_modules" in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nf4_computes_the_same_in_evaluation_as_in_training(train_job: MakeJob, dtype: str) -> None:
+    """CPUs with AVX-512 bf16 have kernels in bitsandbytes that pack and round the weights."""
+    model = in_nf4(train_job(), dtype, 0)
+    weights = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    evaluated = model(IDS).logits
+    assert torch.equal(evaluated, model.train()(IDS).logits)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.named_parameters())
