@@ -10,6 +10,10 @@ from pydantic.fields import FieldInfo
 
 from schemas.config import RunConfig
 from schemas.pairs import DefectCode
+from schemas.retraining_config import FilesSource, HubSource, SqlSource
+
+SOURCES: tuple[type[BaseModel], ...] = (FilesSource, HubSource, SqlSource)
+"""What `retraining.sources` is a list of."""
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -45,11 +49,17 @@ def render() -> str:
         parts.append("| field | values | default | meaning |\n|---|---|---|---|")
         parts += [_row(f"{name}.{key}", field) for key, field in model.model_fields.items()]
         parts.append("")
+        for source in SOURCES if name == "retraining" else ():
+            parts.append(f"### {source.__name__}\n\n{_one_line(source.__doc__)}\n")
+            parts.append("| field | values | default | meaning |\n|---|---|---|---|")
+            parts += [_row(key, field) for key, field in source.model_fields.items()]
+            parts.append("")
     return "\n".join(parts)
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    default = json.dumps(field.get_default(call_default_factory=True))
+    required = field.is_required()
+    default = "required" if required else json.dumps(field.get_default(call_default_factory=True))
     cells = [f"`{name}`", _values(field), f"`{default}`", _one_line(field.description)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -85,6 +95,7 @@ def _type(annotation: Any) -> str:
         int: "whole number",
         float: "number",
         bool: "true, false",
+        **{source: f"`{source.__name__}`" for source in SOURCES},
     }
     return names.get(annotation, "null" if annotation is type(None) else str(annotation))
 

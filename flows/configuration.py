@@ -87,4 +87,6 @@ def _describe(problem: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{place} is not a known field"
-    return f"{place} = {problem['input']!r}: {problem['msg']}"
+    # A URL may hold a password, and stands where only the name of its variable should.
+    shown = "(a URL)" if "://" in str(problem["input"]) else repr(problem["input"])
+    return f"{place} = {shown}: {problem['msg']}"

@@ -5,7 +5,7 @@ import time
 from prefect import flow
 
 from schemas.config import RunConfig
-from schemas.results import PipelineResult
+from schemas.results import PipelineResult, PreparedData
 from tasks.evaluate import evaluate
 from tasks.home import state_home
 from tasks.plan import plan, refuse_impossible_requests
@@ -27,7 +27,14 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     # Better now than after hours of preparation or training.
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
-    prepared = prepare(config)
+    return train_to_promotion(config, prepare(config), started)
+
+
+def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float) -> PipelineResult:
+    """The steps after preparation, for every flow that trains.
+
+    `started`: when the flow began, on the monotonic clock.
+    """
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)
     evaluation = evaluate(config, prepared, training_plan, adapter)

@@ -59,7 +59,7 @@ def explain_row(home: Path, wanted: str) -> list[Explanation]:
             f"at least {SHORTEST_ID} of its hexadecimal digits, or FILE:ROW.",
             "Copy the id from the data report or from quarantine.parquet.",
         )
-    folders = _prepared_folders(home)
+    folders = prepared_folders(home)
     found = [explanation for folder in folders for explanation in _explanations(folder, wanted)]
     if not found:
         raise UserError(
@@ -70,7 +70,7 @@ def explain_row(home: Path, wanted: str) -> list[Explanation]:
     return found
 
 
-def _prepared_folders(home: Path) -> list[Path]:
+def prepared_folders(home: Path) -> list[Path]:
     """Complete stages, the newest first.
 
     Not what a crash or a damage left under another name, and none of a version that wrote others.

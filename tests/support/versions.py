@@ -67,9 +67,7 @@ class Versions:
         )
         return self._register(adapter, evaluation), evaluation
 
-    def _register(
-        self, adapter: TrainedAdapter, evaluation: EvaluationReport
-    ) -> RegisteredVersion:
+    def _register(self, adapter: TrainedAdapter, evaluation: EvaluationReport) -> RegisteredVersion:
         prepared, plan = self.prepared, self.plan
         with recorded_run(self.config.registry, self.home, adapter.adapter_id) as (tracker, run):
             record_run(tracker, run, prepared, plan, adapter, evaluation)
