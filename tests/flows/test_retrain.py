@@ -128,12 +128,12 @@ def test_a_kill_between_registration_and_watermark_repeats_and_doubles_nothing(s
 
 
 def registered(database: Path) -> bool:
-    """Whether version 1 is there with what speaks for it; its smoke test is still to come."""
+    """Whether version 1 is there; the gate and the watermark are still to come."""
     if not database.exists():
         return False
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)) as connection:
         try:
-            query = "select count(*) from model_version_tags where key = 'orpo.verdict'"
+            query = "select count(*) from model_version_tags where key = 'orpo.adapter_id'"
             (found,) = connection.execute(query).fetchone()
         except sqlite3.OperationalError:  # its tables are still being made
             return False

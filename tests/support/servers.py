@@ -59,7 +59,8 @@ class Up:
         return (self.home.parent / "output.txt").read_text()
 
     def deployment(self, name: str) -> dict[str, Any]:
-        path = f"/deployments/name/orpo-pipeline/{name}"
+        flow = "orpo-pipeline" if name == "orpo-pipeline" else "orpo-retrain"
+        path = f"/deployments/name/{flow}/{name}"
         found: dict[str, Any] = prefect_api.call(self.api, "GET", path)
         return found
 

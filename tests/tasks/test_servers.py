@@ -93,9 +93,10 @@ def test_everything_listens_on_this_machine_only(up: Up) -> None:
 def test_deployments_are_registered(up: Up) -> None:
     pool = prefect_api.call(up.api, "GET", "/work_pools/local")
     assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
-    for name in ("orpo-pipeline", "nightly"):
+    flows = {"orpo-pipeline": "pipeline", "orpo-retrain": "retrain", "nightly": "retrain"}
+    for name, module in flows.items():
         deployment = up.deployment(name)
-        assert deployment["entrypoint"] == "flows/pipeline.py:orpo_pipeline"
+        assert deployment["entrypoint"].startswith(f"flows/{module}.py:orpo_")
         assert deployment["work_pool_name"] == "local"
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
