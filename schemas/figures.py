@@ -96,6 +96,41 @@ class Comparison(Record):
     """The pair figures over those pairs alone."""
 
 
+class Slice(Record):
+    """Figures over a part of the pairs."""
+
+    by: str
+    """source, length (prompt and longer answer), length_ratio (chosen / rejected) or novelty."""
+    name: str
+    pairs: int
+    groups: int
+    figures: dict[str, dict[Figure, Estimate]]
+    """By model."""
+    differences: dict[str, dict[Figure, Difference]]
+    """Candidate minus that model."""
+
+
+class CalibrationBin(Record):
+    """One point of a reliability diagram."""
+
+    low: float
+    high: float
+    """Bounds of the confidence."""
+    pairs: int
+    confidence: float
+    """Mean."""
+    right: float
+    """Share of pairs whose preferred answer is the chosen one."""
+
+
+class Slices(Record):
+    """slices.json of the evaluate stage."""
+
+    slices: tuple[Slice, ...]
+    calibration: dict[str, tuple[CalibrationBin, ...]]
+    """By model."""
+
+
 HEADLINES = {
     Figure.ACCURACY: "pair accuracy",
     Figure.ACCURACY_LENGTH_CONTROLLED: "length-controlled accuracy",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app, main
 from flows.configuration import read_config
-from schemas.config import RunConfig
+from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import UserError
 from schemas.pairs import DefectCode
 
@@ -87,7 +87,8 @@ def test_recipes_are_as_published(name: str, expected: tuple[Any, ...]) -> None:
 
 
 def test_deployments_are_found() -> None:
-    assert [deployment["name"] for deployment in DEPLOYMENTS] == ["orpo-pipeline", "nightly"]
+    names = [deployment["name"] for deployment in DEPLOYMENTS]
+    assert names == ["orpo-pipeline", "orpo-retrain", "nightly", "orpo-promote", "orpo-rollback"]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
@@ -100,8 +101,11 @@ def test_deployment_names_a_flow_that_takes_its_parameters(deployment: dict[str,
     assert isinstance(flow, Flow)
     parameters = deployment.get("parameters", {})
     assert set(parameters) <= set(inspect.signature(flow.fn).parameters)
-    config = RunConfig.model_validate(parameters.get("config", {}))
-    assert flow.validate_parameters(parameters).get("config", RunConfig()) == config
+    for name, section in (("config", RunConfig), ("registry", RegistryConfig)):
+        given = section.model_validate(parameters.get(name, {}))
+        asked = {"version": "1", "because": "a test"}  # what only the asker can know
+        known = {k: v for k, v in asked.items() if k in inspect.signature(flow.fn).parameters}
+        assert flow.validate_parameters({**known, **parameters}).get(name, section()) == given
 
 
 @pytest.mark.parametrize(("section", "name", "field"), FIELDS, ids=lambda value: str(value)[:20])

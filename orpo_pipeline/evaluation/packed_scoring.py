@@ -22,6 +22,7 @@ def score_packed(
     pairs: Sequence[TokenizedPair],
     token_budget: int,
     attention: str = "sdpa",
+    most: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[PairScore]:
     """Score pairs in the order given, as `scoring.score_pairs` does.
@@ -31,6 +32,7 @@ def score_packed(
         pairs: token ids; every answer has at least one token.
         token_budget: tokens of a forward pass; a longer pair is computed alone.
         attention: the plan's.
+        most: pairs of a forward pass, where the budget would hold more. Unset: no limit.
         progress: called with the number of pairs that are done.
     """
     device = next(model.parameters()).device
@@ -38,13 +40,19 @@ def score_packed(
     with packed_attention(causal_lm_of(model), attention_name(attention)):
         for start in range(0, len(pairs), WINDOW):
             window = range(start, min(start + WINDOW, len(pairs)))
-            for pack in pack_pairs([pairs[index].length for index in window], token_budget):
-                indices = [window[number] for number in pack]
+            packs = pack_pairs([pairs[index].length for index in window], token_budget)
+            for part in (part for pack in packs for part in _parts(pack, most)):
+                indices = [window[number] for number in part]
                 batch = pack_batch([pairs[index] for index in indices]).to(device)
                 sums = sum_logps(model, batch).tolist()
                 scores.update(zip(indices, map(_score, sums, batch.counts), strict=True))
             progress(len(scores))
     return [scores[index] for index in range(len(pairs))]
+
+
+def _parts(pack: list[int], most: int | None) -> list[list[int]]:
+    size = most or len(pack)
+    return [pack[start : start + size] for start in range(0, len(pack), size)]
 
 
 def _score(sums: Sequence[float], counts: Sequence[int]) -> PairScore:

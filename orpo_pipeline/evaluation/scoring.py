@@ -68,8 +68,18 @@ def _score_batch(model: Any, batch: Sequence[TokenizedPair]) -> Iterator[PairSco
 
 def token_logps(model: Any, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
     """fp32 log-prob of each token given those before it, (T - 1,) for a sequence of T tokens."""
-    lengths = [len(sequence) for sequence in sequences]
-    width = max(lengths)
+    hidden = hidden_states(model, sequences)
+    return [
+        _sequence_logps(
+            model, hidden[row, : len(sequence) - 1], torch.tensor(sequence[1:]).to(hidden.device)
+        )
+        for row, sequence in enumerate(sequences)
+    ]
+
+
+def hidden_states(model: Any, sequences: Sequence[list[int]]) -> torch.Tensor:
+    """Final hidden states (B, L, H); a sequence shorter than L is padded on the right."""
+    width = max(len(sequence) for sequence in sequences)
     device = next(model.parameters()).device
     ids = torch.zeros(len(sequences), width, dtype=torch.long)  # (B, L); the mask hides the padding
     mask = torch.zeros_like(ids)
@@ -77,27 +87,30 @@ def token_logps(model: Any, sequences: Sequence[list[int]]) -> list[torch.Tensor
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
     ids, mask = ids.to(device), mask.to(device)
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = causal_lm.get_decoder()
-    hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return [
-        _sequence_logps(causal_lm, hidden[row, : length - 1], ids[row, 1:length])
-        for row, length in enumerate(lengths)
-    ]
+    decoder = _causal_lm(model).get_decoder()
+    hidden: torch.Tensor = decoder(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    return hidden
 
 
-def _sequence_logps(causal_lm: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _causal_lm(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _sequence_logps(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probs of `targets` (T,) from `hidden` (T, H), a chunk of logits at a time."""
     parts = []
     for chunk, target in zip(hidden.split(LOGIT_CHUNK), targets.split(LOGIT_CHUNK), strict=True):
-        logits = _logits(causal_lm, chunk)  # (C, V)
+        logits = logits_of(model, chunk)  # (C, V)
         chosen = logits.gather(-1, target[:, None])[:, 0]
         parts.append(chosen - logits.logsumexp(-1))
     return torch.cat(parts)
 
 
-def _logits(causal_lm: Any, hidden: torch.Tensor) -> torch.Tensor:
+def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """fp32 logits (C, V) of `hidden` (C, H), as the model's own forward pass gives them."""
+    causal_lm = _causal_lm(model)
     head, config = causal_lm.get_output_embeddings(), causal_lm.config
     logits = head(hidden.to(head.weight.dtype)).float()
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere

@@ -13,14 +13,15 @@ import torch
 
 from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
-from orpo_pipeline.evaluation.evaluate import add_odds, evaluate, evaluation_folder
+from orpo_pipeline.evaluation.evaluate import evaluate, evaluation_folder
 from orpo_pipeline.evaluation.generation import answer_prompts
+from orpo_pipeline.evaluation.measuring import add_odds
 from orpo_pipeline.evaluation.scoring import PairScore, score_pairs
+from orpo_pipeline.evaluation.statistics.pair_figures import FORMULAS
 from orpo_pipeline.stages import is_complete
-from orpo_pipeline.training.qlora import attach_new_adapter, attach_saved_adapter, load_base
+from orpo_pipeline.training.qlora import attach_saved_adapter, load_base
 from schemas.errors import PipelineError
 from schemas.jobs import EvaluateJob, TrainJob
-from schemas.results import TrainedAdapter
 from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
@@ -38,31 +39,6 @@ def test_add_odds_by_hand() -> None:
     frame = add_odds(pl.DataFrame([vars_of(score)]), orpo_lambda=0.5)
     assert frame["log_odds_margin"].item() == pytest.approx(1.386294, abs=1e-6)
     assert frame["orpo_loss"].item() == pytest.approx(1.611572, abs=1e-6)
-
-
-@pytest.fixture
-def evaluate_job(train_job: MakeJob) -> Callable[..., EvaluateJob]:
-    """`evaluate_job(evaluation={...})`: an adapter of random weights, no step of training."""
-
-    def make(weight: float | None = None, **sections: dict[str, Any]) -> EvaluateJob:
-        job = train_job(**{"lora": {"r": 4}, **sections})
-        torch.manual_seed(2)
-        base = job.prepared.base_model
-        loaded = load_base(base, job.plan)
-        model = attach_new_adapter(loaded, job.config.lora, base, job.plan.engine.value)
-        for name, tensor in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(tensor, std=0.3)
-                if weight is not None:
-                    torch.nn.init.constant_(tensor, weight)
-        folder = job.home / "adapters" / job.adapter_id
-        model.save_pretrained(folder)
-        adapter = TrainedAdapter(path=folder, adapter_id=job.adapter_id, steps=1, seconds=1.0)
-        return EvaluateJob(
-            config=job.config, home=job.home, prepared=job.prepared, plan=job.plan, adapter=adapter
-        )
-
-    return make
 
 
 def quiet(*_: object) -> None:
@@ -95,8 +71,8 @@ def test_both_models_are_scored_as_if_alone(evaluate_job: Callable[..., Evaluate
             assert scores[f"{name}_{part}"].to_list() == values
     assert report.base != report.candidate
     assert report.pairs == job.prepared.eval_pairs
-    for figure, estimate in report.base.figures.items():
-        assert report.candidate.figures[figure].n == estimate.n
+    for figure in report.base.figures.keys() & FORMULAS:
+        assert report.candidate.figures[figure].n == report.base.figures[figure].n
     pairs = job.prepared.eval_pairs
     assert ("pairs scored by the base model", pairs, pairs) in seen
     assert ("pairs scored by the candidate model", pairs, pairs) in seen
@@ -109,8 +85,9 @@ def test_report_is_complete_and_reused(evaluate_job: Callable[..., EvaluateJob])
     assert report.path == evaluation_folder(*where)
     assert is_complete(report.path)
     answers = json.loads((report.path / "generations.json").read_text())
-    assert report.generations == len(answers) == 2
-    assert set(answers[0]) == {"prompt", "base", "candidate", "chosen in the data"}
+    assert report.generations == 2
+    assert [row["decoding"] for row in answers] == ["greedy", "greedy", "sample 1", "sample 1"]
+    assert list(answers[0]) == ["prompt", "decoding", "base", "candidate", "chosen in the data"]
     assert answers[0]["prompt"].endswith("?")
     assert answers[0]["chosen in the data"].startswith("It is ")
 

@@ -81,6 +81,7 @@ def make_site(folder: Path, model: Path, sections: Mapping[str, Mapping[str, Any
             "save_steps": 2,
         },
         "evaluation": {"generations": 2, "max_new_tokens": 4},
+        "gate": {"primary": "pairs/log_odds_margin", "min_groups": 5, "guardrails": {}},
         "registry": {"experiment": "tests", "model_name": "tiny"},
     }
     for name, fields in sections.items():
@@ -133,7 +134,7 @@ def test_what_happened_is_printed(first_output: str) -> None:
     assert "61 rows in = 60 kept" in first_output
     assert "1 quarantined" in first_output and "broken_row 1" in first_output
     assert "pair accuracy" in first_output and "pairs" in first_output
-    assert "tiny version 1" in first_output
+    assert "tiny version 1" in first_output and "Gate: " in first_output
     assert "make up OPEN=1" in first_output
 
 
@@ -171,9 +172,9 @@ def list_files(site: Site, run: Any, folder: str) -> list[Any]:
 def test_the_version_has_an_alias_for_a_stated_reason(site: Site, first_output: str) -> None:
     version = site.client().get_model_version("tiny", "1")
     run = site.only_run()
-    better = run.data.metrics["candidate/pairs/accuracy"] > run.data.metrics["base/pairs/accuracy"]
-    assert version.aliases == ["champion" if better else "challenger"]
-    assert "pair accuracy" in version.tags["orpo.decision"]
+    promoted = version.tags["orpo.verdict"] == "promote"
+    assert version.aliases == ["champion" if promoted else "challenger"]
+    assert "pairs/log_odds_margin" in version.tags["orpo.decision"]
     assert version.tags["orpo.base_revision"] and version.run_id == run.info.run_id
 
 
@@ -269,7 +270,8 @@ def test_prefect_keeps_the_states_and_small_results(site: Site, first_output: st
             "where f.state_type = 'COMPLETED'"
         ).fetchall()
     assert {(name.split("-")[0], state) for name, state in rows} == {
-        (name, "COMPLETED") for name in ("prepare", "plan", "train", "evaluate", "register")
+        (name, "COMPLETED")
+        for name in ("prepare", "plan", "train", "evaluate", "register", "promote")
     }
     stored = list((site.home / "prefect" / "storage").rglob("register.json"))
     assert stored and all(path.stat().st_size < 20_000 for path in stored)

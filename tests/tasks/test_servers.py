@@ -53,6 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("up")
     (folder / "checkout" / "flows").mkdir(parents=True)
     (folder / "checkout" / "flows" / "pipeline.py").write_text(FLOW)
+    for name in ("promotion.py", "retrain.py"):
+        shutil.copy(REPOSITORY / "flows" / name, folder / "checkout" / "flows")
     shutil.copy(REPOSITORY / "prefect.yaml", folder / "checkout")
     return folder
 
