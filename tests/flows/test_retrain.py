@@ -24,7 +24,9 @@ from orpo_pipeline.retraining.watermark import read_watermark
 from tasks.home import mlflow_store
 from tasks.process_group import find_processes
 
-RUN_SECONDS = 280
+pytestmark = pytest.mark.timeout(1200)
+
+RUN_SECONDS = 500
 VARIABLE, SECRET = "VOTES_DATABASE_URL", "planted-secret-77"
 
 

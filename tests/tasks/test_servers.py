@@ -47,14 +47,25 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
     child.wait()
 """
 
+RETRAIN = """
+from prefect import flow
+
+from schemas.config import RunConfig
+
+
+@flow(name="orpo-retrain")
+def orpo_retrain(config: RunConfig = RunConfig(), force: bool = False) -> None:
+    pass
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("up")
     (folder / "checkout" / "flows").mkdir(parents=True)
     (folder / "checkout" / "flows" / "pipeline.py").write_text(FLOW)
-    for name in ("promotion.py", "retrain.py"):
-        shutil.copy(REPOSITORY / "flows" / name, folder / "checkout" / "flows")
+    (folder / "checkout" / "flows" / "retrain.py").write_text(RETRAIN)
+    shutil.copy(REPOSITORY / "flows" / "promotion.py", folder / "checkout" / "flows")
     shutil.copy(REPOSITORY / "prefect.yaml", folder / "checkout")
     return folder
 
@@ -108,6 +119,17 @@ def test_deployments_are_registered(up: Up) -> None:
     (schedule,) = up.deployment("nightly")["schedules"]
     assert schedule["schedule"] == {"cron": "0 3 * * *", "timezone": "UTC", "day_or": True}
     assert schedule["active"] is False
+
+
+def test_announced_data_starts_a_retraining(up: Up) -> None:
+    deployment = up.deployment("orpo-retrain")
+    prefect_api.announce_data(up.api)
+    wanted = {
+        "deployments": {"id": {"any_": [deployment["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+    runs = wait_for(lambda: prefect_api.call(up.api, "POST", "/flow_runs/filter", wanted), 120)
+    assert len(runs) == 1
 
 
 def test_both_databases_are_in_wal_mode(up: Up) -> None:
