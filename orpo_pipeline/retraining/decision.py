@@ -31,18 +31,13 @@ def decide_retraining(
     new = count_new(rows, before)
     drift = drift_figures(new_rows(rows, before), before, config) if last else ()
     days = max(age / DAY, 0.0) if age is not None else None  # a clock may have been put back
-    unchanged = last is not None and dataset_id == last.trained.dataset_id
-    verdict = _verdict(new, drift, days, config)
-    if last is None:
-        verdict = RetrainingVerdict.FIRST
-    elif unchanged:
-        verdict = RetrainingVerdict.SKIPPED
+    verdict = RetrainingVerdict.FIRST if last is None else _verdict(new, drift, days, config)
     if forced:
         verdict = RetrainingVerdict.FORCED
-    if unchanged and not verdict.trains:
-        because = f"skipped: the data is that of version {last.trained.version}"  # type: ignore[union-attr]
-    else:
-        because = _sentence(verdict, new, drift, days, config)
+    because = _sentence(verdict, new, drift, days, config)
+    if last is not None and dataset_id == last.trained.dataset_id and not forced:
+        verdict = RetrainingVerdict.SKIPPED
+        because = f"skipped: the data is that of version {last.trained.version}"
     return RetrainingDecision(
         verdict=verdict,
         because=because,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -18,6 +19,7 @@ from schemas.retraining_config import SqlSource
 
 AT_ONCE = 1000  # rows in memory
 LONGEST_REASON = 300
+SHORT = 4
 DRIVER_ERRORS = (ImportError, ValueError, TypeError)
 """What comes out raw: a driver that is missing, and what one says of a URL it cannot read."""
 
@@ -123,5 +125,7 @@ def hide(reason: str, url: URL) -> str:
     parts = [url.render_as_string(hide_password=False), url.password, url.username, *options]
     forms = {form for part in parts if part for form in (str(part), quote_plus(str(part)))}
     for form in sorted(forms, key=len, reverse=True):
-        reason = reason.replace(form, "***")
+        # A short one, such as the user `sa`, only as a word: every word has its letters.
+        word = r"\b" if len(form) < SHORT and form.isalnum() else ""
+        reason = re.sub(f"{word}{re.escape(form)}{word}", "***", reason)
     return reason

@@ -6,7 +6,6 @@ The tests share one state folder, in the order in which they stand.
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -107,12 +106,14 @@ def test_a_kill_between_registration_and_watermark_repeats_and_doubles_nothing(s
     process = site.start("retrain")
     deadline = time.monotonic() + RUN_SECONDS
     database = site.home / "mlflow" / "mlflow.db"
-    while not registered(database):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        while not registered(database):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
     assert read_watermark(site.home, "tiny") is None
     until_gone(site.home)
 

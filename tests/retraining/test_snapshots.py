@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from prepared import run
 from rows import pair_row, write_rows
+from sqlalchemy import make_url
 
 from orpo_pipeline.retraining import snapshots
 from orpo_pipeline.retraining.snapshots import on_snapshot, take_snapshot
+from orpo_pipeline.retraining.sql_rows import hide
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.retraining import Snapshot
@@ -227,6 +229,12 @@ def test_no_error_says_a_word_of_the_url(
     assert SECRET not in f"{error!s} {error!r} {error.args}"
     assert VARIABLE in str(error)
     assert error.__suppress_context__ and error.__cause__ is None  # what a traceback would print
+
+
+def test_a_short_user_name_takes_no_letters_out_of_words() -> None:
+    url = make_url("postgresql://sa:p@host/votes")
+    said = hide("user sa: password p is wrong for sarah", url)
+    assert said == "user ***: password *** is wrong for sarah"
 
 
 def test_a_wrong_query_is_quoted_with_what_the_database_says(
