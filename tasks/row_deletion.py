@@ -35,12 +35,13 @@ def versions_that_used(config: RegistryConfig, home: Path, row_ids: set[str]) ->
             use = uses.get(version.tags[PREPARED_TAG])
             if use is not None and not use.trained and not use.evaluated:
                 continue
+            number = str(version.version)
             aliases = tracker.client.get_registered_model(version.name).aliases
             found.append(
                 VersionUse(
                     model_name=version.name,
-                    version=str(version.version),
-                    aliases=tuple(sorted(a for a, v in aliases.items() if v == version.version)),
+                    version=number,
+                    aliases=tuple(sorted(a for a, v in aliases.items() if str(v) == number)),
                     trained=len(use.trained) if use else None,
                     evaluated=len(use.evaluated) if use else None,
                 )

@@ -19,7 +19,9 @@ import pytest
 import yaml
 from rows import pair_row, write_rows
 
+from flows.retrain_cli import announce
 from orpo_pipeline.retraining.watermark import read_watermark
+from schemas.errors import EnvironmentFault
 from tasks.home import mlflow_store
 from tasks.process_group import find_processes
 
@@ -172,7 +174,7 @@ def test_new_rows_are_counted_until_they_are_enough_and_then_trained_on(site: Si
     assert "trains: 4 new rows >= 4" in said
     table = " ".join(said.split())
     assert "landing │ 62 │ 3 │ 1 │ 1" in table
-    assert [v.version for v in site.versions()] == ["1", "2"]
+    assert [int(version.version) for version in site.versions()] == [1, 2]
     assert "| landing | 62 | 3 | 1 | 1 |" in site.artifact()
     last = read_watermark(site.home, "tiny")
     assert last is not None and last.trained.version == "2"
@@ -196,6 +198,15 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     record = max(site.home.glob("prepared/*/record.json"), key=lambda p: p.stat().st_mtime)
     assert json.loads(record.read_text())["quarantined"] == {"forgotten": 1}
     assert "No longer forgotten" in site.run("forget", row_id[:12], "--undo")
+
+
+def test_data_is_announced_to_nobody_where_no_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORPO_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(EnvironmentFault, match="No Prefect server is known"):
+        announce()
 
 
 def test_a_planted_secret_is_nowhere(site: Site) -> None:
