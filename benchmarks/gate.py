@@ -19,8 +19,8 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from scipy import stats
 
-from orpo_pipeline.evaluation.evaluate import add_odds
 from orpo_pipeline.evaluation.gate import decide
+from orpo_pipeline.evaluation.measuring import add_odds
 from orpo_pipeline.evaluation.statistics.comparison import model_differences, pair_sample
 from orpo_pipeline.evaluation.statistics.pair_figures import FORMULAS
 from schemas.figures import Comparison, Figure
@@ -33,10 +33,10 @@ USED = {figure: FORMULAS[figure] for figure in (Figure.ACCURACY, Figure.LOG_ODDS
     figure: FORMULAS[figure] for figure in GUARDRAILS
 }
 WORSE = -0.1
-TRUE_GAINS = (-0.05, 0.0, 0.05, 0.1, 0.2, 0.3)
+TRUE_GAINS = (0.0, 0.05, 0.1, 0.2, 0.3)
 SIZES = (69, 200, 500, 1000)
 COMPARISONS = 1000
-POWER_COMPARISONS = 200
+POWER_COMPARISONS = 100
 GATES = {
     Figure.ACCURACY: GateConfig(guardrails=GUARDRAILS),
     Figure.LOG_ODDS_MARGIN: GateConfig(

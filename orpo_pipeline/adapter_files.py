@@ -40,7 +40,24 @@ def check_adapter(folder: Path, whose: str, base: BaseModelRecord) -> None:
     _check_weights(folder / WEIGHTS, whose, int(config["r"]))
 
 
-def _damaged(whose: str, found: str) -> UserError:
+def check_loaded(model: Any, name: str, folder: Path, whose: str) -> None:
+    """Raise UserError unless every weight of the model's adapter `name` came from the folder.
+
+    PEFT fills what a file lacks with fresh weights, and only warns.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    there = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        odd = set(there) ^ set(file.keys())
+    if odd:
+        found = f"{len(odd)} weights of it and of the base model do not match, such as {min(odd)}"
+        raise unusable_adapter(whose, found)
+
+
+def unusable_adapter(whose: str, found: str) -> UserError:
+    """The error for an adapter that is not what it should be; `found` is a clause."""
     return UserError(
         f"The {whose} adapter cannot be used: {found}.",
         "a complete LoRA adapter with finite weights, as the train stage publishes it.",
@@ -53,9 +70,9 @@ def _read_config(folder: Path, whose: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(whose, f"{CONFIG} cannot be read ({error})") from error
+        raise unusable_adapter(whose, f"{CONFIG} cannot be read ({error})") from error
     if not isinstance(config, dict):
-        raise _damaged(whose, f"{CONFIG} is no JSON object")
+        raise unusable_adapter(whose, f"{CONFIG} is no JSON object")
     return config
 
 
@@ -64,12 +81,12 @@ def _check_config(config: dict[str, Any], whose: str) -> None:
     # As one text it would be a regular expression, and those can take for ever.
     listed = isinstance(modules, list) and all(isinstance(name, str) for name in modules)
     if config.get("peft_type") != "LORA" or not listed:
-        raise _damaged(whose, f"{CONFIG} describes no LoRA on listed modules")
+        raise unusable_adapter(whose, f"{CONFIG} describes no LoRA on listed modules")
     if not isinstance(rank, int) or rank < 1:
-        raise _damaged(whose, f"its rank is {rank!r}")
+        raise unusable_adapter(whose, f"its rank is {rank!r}")
     used = [name for name in UNUSED if config.get(name)]
     if used or config.get("bias", "none") != "none":
-        raise _damaged(whose, f"{CONFIG} also sets {', '.join(used) or 'bias'}")
+        raise unusable_adapter(whose, f"{CONFIG} also sets {', '.join(used) or 'bias'}")
 
 
 def _check_weights(path: Path, whose: str, rank: int) -> None:
@@ -82,16 +99,22 @@ def _check_weights(path: Path, whose: str, rank: int) -> None:
             for name in file.keys():  # noqa: SIM118 -- safe_open is no mapping
                 part = next((part for part in PARTS if name.endswith(f".{part}")), None)
                 if part is None:
-                    raise _damaged(whose, f"{WEIGHTS} holds {name!r}, which is no part of a LoRA")
+                    raise unusable_adapter(
+                        whose, f"{WEIGHTS} holds {name!r}, which is no part of a LoRA"
+                    )
                 tensor = file.get_tensor(name)
                 if not torch.isfinite(tensor).all():
-                    raise _damaged(whose, f"{name} holds NaN or infinite weights")
+                    raise unusable_adapter(whose, f"{name} holds NaN or infinite weights")
                 if part != PARTS[2] and tensor.shape[0 if part == PARTS[0] else 1] != rank:
                     shape = tuple(tensor.shape)
-                    raise _damaged(whose, f"{name} has the shape {shape}, and the rank is {rank}")
+                    raise unusable_adapter(
+                        whose, f"{name} has the shape {shape}, and the rank is {rank}"
+                    )
                 seen.setdefault(name.removesuffix(part), set()).add(part)
     except (OSError, SafetensorError) as error:
-        raise _damaged(whose, f"{WEIGHTS} cannot be read ({error})") from error
+        raise unusable_adapter(whose, f"{WEIGHTS} cannot be read ({error})") from error
     halves = [module for module, parts in seen.items() if not parts >= set(PARTS[:2])]
     if halves or not seen:
-        raise _damaged(whose, f"of {halves[0] if halves else 'every module'} weights are missing")
+        raise unusable_adapter(
+            whose, f"of {halves[0] if halves else 'every module'} weights are missing"
+        )

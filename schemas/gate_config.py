@@ -14,9 +14,11 @@ GUARDRAILS: dict[Figure, float] = {
     Figure.DRIFT_KL: 0.5,
     Figure.DRIFT_NEUTRAL_NLL: 0.2,
     Figure.ANSWER_TOKENS: 32.0,
-    Figure.END_OF_TURN_RATE: 0.15,
-    Figure.REFUSAL_RATE: 0.15,
+    Figure.END_OF_TURN_RATE: 0.3,
+    Figure.REFUSAL_RATE: 0.3,
 }
+"""What the default number of pairs and answers can rule out: 16 answers that do not differ exclude
+a change of 0.3 (0.7^16 = 0.003, six times that with Holm), not one of 0.15."""
 
 
 class GateConfig(Section):
@@ -38,9 +40,9 @@ class GateConfig(Section):
     direction (answer length, refusals) may not differ by as much. One that was not measured fails;
     what is given here replaces the whole list."""
 
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    alpha: float = Field(default=0.025, gt=0, lt=0.5)
     """Largest probability of calling one requirement met when it is not, and of all guardrails
-    together."""
+    together. One-sided: 0.025 asks for what the 95 % intervals show."""
 
     min_groups: int = Field(default=30, ge=2)
     """Prompt groups that the primary figure must be over."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orpo_pipeline.evaluation.drift.neutral import neutral_paragraphs
 from orpo_pipeline.evaluation.held_out import read_index
-from orpo_pipeline.evaluation.measuring import Measured, Progress, measure
+from orpo_pipeline.evaluation.measuring import Measured, Measuring, Progress
 from orpo_pipeline.evaluation.models import Models, load_models
 from orpo_pipeline.evaluation.parts import Parts
 from orpo_pipeline.evaluation.statistics.report import build_report
@@ -75,7 +75,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluationReport:
     progress("loading the models", 0, 0)
     models = load_models(job)
     parts = Parts(job.home, folder)
-    measured = measure(models, job, read_index(job), parts, progress)
+    measured = Measuring(models, job, read_index(job), parts, progress).measure()
     progress("estimating intervals", 0, 0)
     report = build_report(folder, job, measured)
     with new_stage(folder) as temporary:

@@ -194,7 +194,7 @@ def _conclude(checks: Sequence[GateCheck], reference: str) -> tuple[Verdict, str
             return verdict, f"{label} {reference}: {'; '.join(reasons)}"
     guardrails = sum(check.name == "guardrail" for check in checks)
     return Verdict.PROMOTE, (
-        f"better than {reference}: {checks[0].because}; {guardrails} guardrails hold"
+        f"better than {reference}: {checks[0].because}; all guardrails hold ({guardrails})"
     )
 
 

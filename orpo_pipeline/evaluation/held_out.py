@@ -37,7 +37,9 @@ def known_rows(home: Path, prepared_id: str) -> pl.Series | None:
 
 def prompts_to_answer(job: EvaluateJob, index: pl.DataFrame) -> pl.DataFrame:
     """The first `evaluation.generations` different prompts: CONVERSATIONS and `group`."""
-    first = index.unique("prompt_id", keep="first", maintain_order=True)
-    chosen = first.head(job.config.evaluation.generations).select("row_id", "group")
-    rows = read_pairs(job.prepared.path, EVAL, CONVERSATIONS, most=index.height)
-    return chosen.join(rows, on="row_id", how="left", maintain_order="left")
+    places = index.with_row_index("place").unique("prompt_id", keep="first", maintain_order=True)
+    chosen = places.head(job.config.evaluation.generations)
+    if chosen.is_empty():
+        return pl.DataFrame(schema={**dict.fromkeys(CONVERSATIONS, pl.Null), "group": pl.UInt32})
+    rows = read_pairs(job.prepared.path, EVAL, CONVERSATIONS, most=int(chosen["place"][-1]) + 1)
+    return rows.join(chosen.select("row_id", "group"), on="row_id", maintain_order="left")

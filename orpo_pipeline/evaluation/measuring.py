@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from orpo_pipeline.data.prepared_files import EVAL, TOKEN_COLUMNS, read_pairs
-from orpo_pipeline.data.tokens.chat_template import load_chat_format
-from orpo_pipeline.evaluation.answers.answering import answer_all, side_by_side
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.evaluation.answers.answering import QUANTITIES, answer_all, side_by_side
+from orpo_pipeline.evaluation.drift.neutral import neutral_nll
 from orpo_pipeline.evaluation.generation import BATCH
 from orpo_pipeline.evaluation.held_out import prompts_to_answer
 from orpo_pipeline.evaluation.models import Models
@@ -38,41 +40,104 @@ class Measured:
     """The answers' texts side by side."""
 
 
-def measure(
-    models: Models, job: EvaluateJob, index: pl.DataFrame, parts: Parts, progress: Progress
-) -> Measured:
-    """Measure all models; what is kept already is not measured again."""
-    pairs = _score_all(models, job, index, parts, progress)
-    drift = _measure_drift(models, job, index, parts, progress)
-    neutral = _measure_neutral(models, job, parts, progress)
-    answers, table = _answer(models, job, index, parts, progress)
-    return Measured(pairs, drift, neutral, answers, table)
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured with what; what is kept already is not measured again."""
 
+    models: Models
+    job: EvaluateJob
+    index: pl.DataFrame
+    """See `held_out.read_index`."""
+    parts: Parts
+    progress: Progress
 
-def _score_all(
-    models: Models, job: EvaluateJob, index: pl.DataFrame, parts: Parts, progress: Progress
-) -> pl.DataFrame:
-    rows = read_pairs(job.prepared.path, EVAL, TOKEN_COLUMNS, most=index.height)
-    columns = [index]
-    for name in models.names:
-        chunks = []
-        for start in range(0, rows.height, CHUNK):
+    def measure(self) -> Measured:
+        """All of it, of all models."""
+        chat = load_chat_format(self.job.prepared.path / "tokenizer", template=None)
+        pairs = self._pairs()
+        drift = self.parts.keep("drift", self._drift)
+        neutral = self._neutral(chat)
+        answers, table = self._answers(chat)
+        return Measured(pairs, drift, neutral, answers, table)
 
-            def report(done: int, name: str = name, start: int = start) -> None:
-                progress(f"pairs scored by the {name} model", start + done, rows.height)
+    def _pairs(self) -> pl.DataFrame:
+        rows = self._token_rows(self.index.height)
+        columns = [self.index]
+        for name in self.models.names:
+            chunks = [
+                self.parts.keep(
+                    f"pairs-{name}-{start // CHUNK:05d}", partial(self._chunk, name, rows, start)
+                )
+                for start in range(0, rows.height, CHUNK)
+            ]
+            frame = add_odds(pl.concat(chunks), self.job.config.training.orpo_lambda)
+            columns.append(frame.select(pl.all().name.prefix(f"{name}_")))
+        return pl.concat(columns, how="horizontal")
 
-            def score(name: str = name, start: int = start, report: Any = report) -> pl.DataFrame:
-                pairs = tokenized(rows.slice(start, CHUNK))
-                with models.as_(name) as model:
-                    scores = score_chunk(model, pairs, job, report)
-                frame = pl.DataFrame([asdict(one) for one in scores])
-                _check_finite(frame, name)
-                return frame
+    def _token_rows(self, most: int) -> pl.DataFrame:
+        return read_pairs(self.job.prepared.path, EVAL, TOKEN_COLUMNS, most=most)
 
-            chunks.append(parts.keep(f"pairs-{name}-{start // CHUNK:05d}", score))
-        frame = add_odds(pl.concat(chunks), job.config.training.orpo_lambda)
-        columns.append(frame.select(pl.all().name.prefix(f"{name}_")))
-    return pl.concat(columns, how="horizontal")
+    def _chunk(self, name: str, rows: pl.DataFrame, start: int) -> pl.DataFrame:
+        def report(done: int) -> None:
+            self.progress(f"pairs scored by the {name} model", start + done, rows.height)
+
+        pairs = tokenized(rows.slice(start, CHUNK))
+        with self.models.as_(name) as model:
+            scores = score_chunk(model, pairs, self.job, report)
+        frame = pl.DataFrame([asdict(score) for score in scores])
+        _check_finite(frame, name)
+        return frame
+
+    def _drift(self) -> pl.DataFrame:
+        from orpo_pipeline.evaluation.drift.divergence import answer_divergence
+
+        settings = self.job.config.evaluation
+        head = self.index.head(settings.drift_pairs)
+        pairs = tokenized(self._token_rows(head.height))
+        found = answer_divergence(
+            self.models,
+            pairs,
+            settings.batch_size or BATCH,
+            lambda done: self.progress("pairs measured for drift", done, len(pairs)),
+        )
+        tokens = pl.Series("tokens", [len(pair.chosen) for pair in pairs], dtype=pl.Int64)
+        sums = [pl.Series(f"{name}_kl", values, dtype=pl.Float64) for name, values in found.items()]
+        return head.select("row_id", "group").with_columns(tokens, *sums)
+
+    def _neutral(self, chat: ChatFormat) -> pl.DataFrame:
+        columns: list[pl.DataFrame] = []
+        for name in self.models.names:
+            frame = self.parts.keep(f"neutral-{name}", partial(self._neutral_of, name, chat))
+            columns.append(frame if not columns else frame.drop("tokens"))
+        return pl.concat(columns, how="horizontal").with_row_index("group")
+
+    def _neutral_of(self, name: str, chat: ChatFormat) -> pl.DataFrame:
+        self.progress(f"neutral text read by the {name} model", 0, 0)
+        with self.models.as_(name) as model:
+            found = neutral_nll(model, chat.tokenizer)
+        return pl.DataFrame(found, schema=[f"{name}_nll", "tokens"], orient="row")
+
+    def _answers(self, chat: ChatFormat) -> tuple[pl.DataFrame, list[dict[str, str]]]:
+        rows = prompts_to_answer(self.job, self.index)
+        answers = {
+            name: self.parts.keep(f"answers-{name}", partial(self._answers_of, name, chat, rows))
+            for name in self.models.names
+        }
+        first = next(iter(answers.values()))
+        groups = first.select(rows["group"].gather(first["number"]), "decoding")
+        quantities = [
+            frame.select(pl.col(QUANTITIES).name.prefix(f"{name}_"))
+            for name, frame in answers.items()
+        ]
+        return pl.concat([groups, *quantities], how="horizontal"), side_by_side(rows, answers)
+
+    def _answers_of(self, name: str, chat: ChatFormat, rows: pl.DataFrame) -> pl.DataFrame:
+        def reporter(decoding: str) -> Callable[[int], None]:
+            what = f"answers of the {name} model, {decoding}"
+            return lambda done: self.progress(what, done, rows.height)
+
+        with self.models.as_(name) as model:
+            return answer_all(model, chat, rows, self.job.config.evaluation, reporter)
 
 
 def tokenized(rows: pl.DataFrame) -> list[TokenizedPair]:
@@ -122,71 +187,3 @@ def add_odds(scores: pl.DataFrame, orpo_lambda: float) -> pl.DataFrame:
         log_odds_margin=pl.Series((log_odds(chosen) - log_odds(rejected)).tolist()),
         orpo_loss=pl.Series(orpo_loss(nll, chosen, rejected, orpo_lambda).tolist()),
     )
-
-
-def _measure_drift(
-    models: Models, job: EvaluateJob, index: pl.DataFrame, parts: Parts, progress: Progress
-) -> pl.DataFrame:
-    from orpo_pipeline.evaluation.drift.divergence import answer_divergence
-
-    head = index.head(job.config.evaluation.drift_pairs)
-    batch_size = job.config.evaluation.batch_size or BATCH
-
-    def diverge() -> pl.DataFrame:
-        pairs = tokenized(read_pairs(job.prepared.path, EVAL, TOKEN_COLUMNS, most=head.height))
-
-        def report(done: int) -> None:
-            progress("pairs measured for drift", done, len(pairs))
-
-        found = answer_divergence(models, pairs, batch_size, report)
-        tokens = pl.Series("tokens", [len(pair.chosen) for pair in pairs], dtype=pl.Int64)
-        sums = [pl.Series(f"{name}_kl", values, dtype=pl.Float64) for name, values in found.items()]
-        return head.select("row_id", "group").with_columns(tokens, *sums)
-
-    return parts.keep("drift", diverge)
-
-
-def _measure_neutral(
-    models: Models, job: EvaluateJob, parts: Parts, progress: Progress
-) -> pl.DataFrame:
-    from orpo_pipeline.evaluation.drift.neutral import neutral_nll
-
-    tokenizer = load_chat_format(job.prepared.path / "tokenizer", template=None).tokenizer
-    columns: list[pl.DataFrame] = []
-    for name in models.names:
-
-        def read_text(name: str = name) -> pl.DataFrame:
-            progress(f"neutral text read by the {name} model", 0, 0)
-            with models.as_(name) as model:
-                found = neutral_nll(model, tokenizer)
-            return pl.DataFrame(found, schema=[f"{name}_nll", "tokens"], orient="row")
-
-        frame = parts.keep(f"neutral-{name}", read_text)
-        columns.append(frame if not columns else frame.drop("tokens"))
-    return pl.concat(columns, how="horizontal").with_row_index("group")
-
-
-def _answer(
-    models: Models, job: EvaluateJob, index: pl.DataFrame, parts: Parts, progress: Progress
-) -> tuple[pl.DataFrame, list[dict[str, str]]]:
-    rows = prompts_to_answer(job, index)
-    chat = load_chat_format(job.prepared.path / "tokenizer", template=None)
-    answers: dict[str, pl.DataFrame] = {}
-    for name in models.names:
-
-        def reporter(decoding: str, name: str = name) -> Callable[[int], None]:
-            what = f"answers of the {name} model, {decoding}"
-            return lambda done: progress(what, done, rows.height)
-
-        def answer(name: str = name, reporter: Any = reporter) -> pl.DataFrame:
-            with models.as_(name) as model:
-                return answer_all(model, chat, rows, job.config.evaluation, reporter)
-
-        answers[name] = parts.keep(f"answers-{name}", answer)
-    first = answers[models.names[0]].select("number", "decoding")
-    groups = first.select(group=rows["group"].gather(first["number"]), decoding="decoding")
-    quantities = [
-        frame.drop("number", "decoding", "text").select(pl.all().name.prefix(f"{name}_"))
-        for name, frame in answers.items()
-    ]
-    return pl.concat([groups, *quantities], how="horizontal"), side_by_side(rows, answers)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from orpo_pipeline.adapter_files import check_adapter
+from orpo_pipeline.adapter_files import check_adapter, check_loaded, unusable_adapter
 from schemas.jobs import EvaluateJob
 
 BASE, CANDIDATE, CHAMPION = "base", "candidate", "champion"
@@ -41,20 +42,31 @@ def load_models(job: EvaluateJob) -> Models:
 
     Raises UserError for an adapter that is damaged, not finite, or of another base model.
     """
-    import peft
-
     from orpo_pipeline.training.qlora import load_base
 
     base = job.prepared.base_model
-    folders = {CANDIDATE: job.adapter.path}
-    check_adapter(job.adapter.path, "candidate", base)
+    adapters = {CANDIDATE: (job.adapter.path, "candidate")}
     if job.champion is not None:
-        folders[CHAMPION] = job.champion.path
-        check_adapter(job.champion.path, f"champion (version {job.champion.version})", base)
+        adapters[CHAMPION] = (job.champion.path, f"champion (version {job.champion.version})")
+    for folder, whose in adapters.values():
+        check_adapter(folder, whose, base)
     model = load_base(base, job.plan)
-    wrapped = peft.PeftModel.from_pretrained(
-        model, folders[CANDIDATE], adapter_name=CANDIDATE, is_trainable=False
-    )
-    if CHAMPION in folders:
-        wrapped.load_adapter(folders[CHAMPION], adapter_name=CHAMPION, is_trainable=False)
-    return Models(wrapped.eval(), model_names(job))
+    for name, (folder, whose) in adapters.items():
+        model = _attach(model, name, folder, whose)
+    return Models(model.eval(), model_names(job))
+
+
+def _attach(model: Any, name: str, folder: Path, whose: str) -> Any:
+    """The model with one adapter more."""
+    import peft
+
+    try:
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(folder, adapter_name=name, is_trainable=False)
+        else:
+            model = peft.PeftModel.from_pretrained(model, folder, name, is_trainable=False)
+    except (RuntimeError, ValueError) as error:  # other shapes; no such modules
+        first = str(error).strip().partition("\n")[0]
+        raise unusable_adapter(whose, f"it does not fit the base model ({first})") from error
+    check_loaded(model, name, folder, whose)
+    return model

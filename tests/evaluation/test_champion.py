@@ -6,10 +6,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.evaluation.evaluate import evaluate, evaluation_folder
 from orpo_pipeline.evaluation.held_out import known_rows
+from orpo_pipeline.evaluation.models import load_models
 from schemas.errors import UserError
 from schemas.figures import Figure, Slices
 from schemas.jobs import EvaluateJob
@@ -114,6 +117,35 @@ def test_a_champion_of_another_base_model_ends_the_stage(evaluate_job: MakeJob) 
     with pytest.raises(UserError, match=r"champion \(version 3\) adapter is for revision bbbbbb"):
         evaluate(with_champion(job, champion), quiet)
     assert not (job.home / "evaluations").exists()
+
+
+def lose_a_module(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    lost = min(weights).rsplit(".lora_", 1)[0]
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(lost)}
+
+
+def widen(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(name for name in weights if name.endswith("lora_A.weight"))
+    return {**weights, name: torch.ones(weights[name].shape[0], weights[name].shape[1] + 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lose_a_module, r"champion \(version 3\) adapter cannot be used: 2 weights of it"),
+        (widen, r"champion \(version 3\) adapter cannot be used: it does not fit"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_base_model(
+    evaluate_job: MakeJob,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    words: str,
+) -> None:
+    champion = as_champion(evaluate_job(seed=9))
+    path = champion.path / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(UserError, match=words):
+        load_models(with_champion(evaluate_job(), champion))
 
 
 class Killed(BaseException):

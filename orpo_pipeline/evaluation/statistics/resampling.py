@@ -164,6 +164,8 @@ def _measure(sample: Sample, formula: Formula) -> tuple[float, float, float, flo
     if not np.isfinite(value) or hangs_on_one or len(drawn) < FEWEST_DEFINED * REPLICATES:
         return None
     low, high = np.percentile(drawn, [LOW, HIGH])
+    # Chance makes a calibration error larger in every replicate: the value may lie below them all.
+    low, high = min(low, value), max(high, value)
     spread = ((without - without.mean()) ** 2).sum()
     error = np.sqrt((len(without) - 1) / len(without) * spread)
     return value, float(low), float(high), float(error)

@@ -96,6 +96,14 @@ def test_a_figure_that_hangs_on_one_group_is_not_estimated() -> None:
     assert estimate(resample(columns, np.arange(3)), mean, "n") is None
 
 
+def test_an_interval_holds_its_value() -> None:
+    """|mean| of numbers that cancel is 0, and larger in nearly every replicate."""
+    sample = sample_of(np.tile([1.0, -1.0], 50))
+    found = estimate(sample, lambda sums: np.abs(mean(sums)), "n")
+    assert found is not None
+    assert found.low == found.value == 0 < found.high
+
+
 def test_many_groups_put_together_give_the_same_error() -> None:
     """Ten times as many groups as are drawn: against s / sqrt(n)."""
     values = np.random.default_rng(4).normal(0, 1, 10 * MOST_DRAWN)
