@@ -34,12 +34,10 @@ def look(config: RunConfig) -> Snapshot:
 @task(**stage_task("decide", timedelta(hours=1), retries=2, delay=timedelta(seconds=20)))
 def decide(config: RunConfig, prepared: PreparedData, forced: bool) -> RetrainingDecision:
     """Is a training worth it? The answer is an artifact here and a tag of the experiment."""
-    home, model_name = state_home(), config.registry.model_name
+    home = state_home()
     rows = rows_of(prepared.path)
     with registry(config.registry, home) as tracker:
-        last = read_watermark(home, model_name)
-        if last is not None and last.trained.version not in known_versions(tracker):
-            last = None  # somebody deleted the version, so nothing that is left has seen its rows
+        last = last_training(tracker)
         decision = decide_retraining(
             rows, prepared.dataset_id, last, config.retraining, age_of(tracker, last), forced
         )
@@ -73,6 +71,15 @@ def remember(
     )
     commit_watermark(home, Watermark(trained, rows_of(prepared.path)))
     return trained
+
+
+def last_training(tracker: Tracker) -> Watermark | None:
+    """What was last trained on; None when nothing was, or somebody has deleted its version since.
+
+    In a new registry, or without that version, no model that is left has seen the rows.
+    """
+    last = read_watermark(tracker.home, tracker.config.model_name)
+    return last if last and last.trained.version in known_versions(tracker) else None
 
 
 def age_of(tracker: Tracker, last: Watermark | None) -> timedelta | None:

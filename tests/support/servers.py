@@ -48,9 +48,9 @@ class Up:
         """State type of a flow run, such as RUNNING."""
         return str(prefect_api.call(self.api, "GET", f"/flow_runs/{run}")["state_type"])
 
-    def start_run(self, config: dict[str, Any]) -> str:
-        """Id of a new flow run of the deployment `orpo-pipeline`."""
-        path = f"/deployments/{self.deployment('orpo-pipeline')['id']}/create_flow_run"
+    def start_run(self, config: dict[str, Any], deployment: str = "orpo-pipeline") -> str:
+        """Id of a new flow run of a deployment."""
+        path = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
         run = prefect_api.call(self.api, "POST", path, {"parameters": {"config": config}})
         return str(run["id"])
 

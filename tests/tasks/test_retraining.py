@@ -11,9 +11,10 @@ from servers import free_port
 
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.retraining.decision import decide_retraining
+from orpo_pipeline.retraining.watermark import commit_watermark
 from schemas.config import RegistryConfig, RunConfig
 from schemas.retraining_config import RetrainingConfig
-from tasks.retraining import age_of
+from tasks.retraining import age_of, last_training
 from tasks.retraining_page import decision_markdown
 from tasks.row_deletion import VersionUse, versions_that_used
 from tasks.servers_file import ProcessIdentity, ServersFile
@@ -56,6 +57,17 @@ def test_age_counts_from_the_champion_or_the_last_training_whichever_is_younger(
     assert days() == 9
     tracker.client.set_registered_model_alias(tracker.config.model_name, "champion", version)
     assert days() == 0
+
+
+def test_rows_of_a_version_that_was_deleted_are_new_again(tracker: Tracker) -> None:
+    name = tracker.config.model_name
+    assert last_training(tracker) is None
+    version = register(tracker, "p")
+    commit_watermark(tracker.home, watermark([seen("a")], model_name=name, version=version))
+    found = last_training(tracker)
+    assert found is not None and found.trained.version == version
+    tracker.client.delete_model_version(name, version)
+    assert last_training(tracker) is None
 
 
 def test_versions_of_all_models_that_had_the_row_are_named_and_those_unknown(
