@@ -73,7 +73,7 @@ def make_site(folder: Path, model: Path, sections: Mapping[str, Mapping[str, Any
     values: dict[str, dict[str, Any]] = {
         "data": {"source": str(source), "eval_fraction": 0.3},
         "chat": {"max_length": 128},
-        "model": {"base_model": str(model), "quantization": "none"},
+        "model": {"base_model": str(model), "quantization": "none", "dtype": "float32"},
         "training": {
             "max_steps": 6,
             "batch_size": 4,

@@ -62,15 +62,22 @@ def _batch_divergence(models: Models, batch: Sequence[TokenizedPair]) -> dict[st
 
 
 def _token_divergence(models: Models, hidden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """KL (N,) of each model at each position."""
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in models.names}
-    for start in range(0, len(hidden[BASE]), LOGIT_CHUNK):
-        logps: dict[str, torch.Tensor] = {}
+    """KL (N,) of each model at each position; the base model's from itself is 0."""
+    places = len(hidden[BASE])
+    found = {name: torch.zeros(places) for name in models.names}
+    for start in range(0, places, LOGIT_CHUNK):
+        part = slice(start, start + LOGIT_CHUNK)
+        base = _all_logps(models, BASE, hidden[BASE][part])  # (C, V)
         for name in models.names:
-            with models.as_(name) as model:  # an adapter may also change the output embedding
-                logits = logits_of(model, hidden[name][start : start + LOGIT_CHUNK])  # (C, V)
-            logps[name] = logits - logits.logsumexp(-1, keepdim=True)
-        for name in models.names:
-            terms = logps[name].exp() * (logps[name] - logps[BASE])
-            found[name].append(terms.sum(-1).clamp(min=0).cpu())  # below 0 only by rounding
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            if name != BASE:
+                logps = _all_logps(models, name, hidden[name][part])
+                divergence = (logps.exp() * logps.sub_(base)).sum(-1)
+                found[name][part] = divergence.clamp(min=0).cpu()  # below 0 only by rounding
+    return found
+
+
+def _all_logps(models: Models, name: str, hidden: torch.Tensor) -> torch.Tensor:
+    """fp32 log-probs (C, V) of every token; an adapter may also change the output embedding."""
+    with models.as_(name) as model:
+        logits = logits_of(model, hidden)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
