@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training long-run clean
 
 help:                ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
@@ -46,6 +46,9 @@ bench-preparation: $(INSTALLED)  ## Preparation's speed and size, against TRL (B
 
 bench-training: $(INSTALLED)  ## A training step's speed and memory, against TRL (BENCH="--steps 4")
 	$(BIN)/python benchmarks/training.py $(BENCH)
+
+long-run: $(INSTALLED)  ## Both engines' curves over 500 steps (BENCH="--source FILE")
+	$(BIN)/python benchmarks/long_run.py $(BENCH)
 
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

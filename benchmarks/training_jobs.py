@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from random_model import write_random_model
+
+from orpo_pipeline.base_model import resolve_base_model
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.data.prepared_files import TRAIN
 from orpo_pipeline.planning.hardware import probe_hardware
@@ -25,36 +28,60 @@ from orpo_pipeline.training.packed.forward import causal_lm_of
 from orpo_pipeline.training.packed.tokens import read_tokens
 from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from orpo_pipeline.training.trl_engine import trainer_arguments, trl_trainer
-from schemas.config import RunConfig
+from schemas.config import EMBEDDED, ModelConfig, RunConfig
 
 Result = dict[str, Any]
 SQUARE = 2048  # rows and columns of the product that measures the ceiling
 
 
 def train(job: Result) -> Result:
-    """Steps of one engine: wall and CPU seconds, memory, losses."""
+    """Steps of one engine: wall and CPU seconds, memory, losses, operations of a pair.
+
+    Operations are counted in the first step, which is not timed.
+    """
     run, trainer = _prepare_run(job)
     moments: list[tuple[float, float, float]] = []
+    counter = _flop_counter()
 
     def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+        if not moments:
+            counter.__exit__(None, None, None)
+            _reset_peak()
         moments.append((time.perf_counter(), time.process_time(), values["train/loss"]))
 
-    held = _reset_peak()
+    held = _status("VmRSS")
+    counter.__enter__()
     _train(replace(run, on_step=on_step), trainer)
     (started, cpu_started, _), (ended, cpu_ended, _) = moments[0], moments[-1]
+    size = job["config"]["training"]["batch_size"]
     return {
         "loaded": held,
         "peak": _status("VmHWM") - held,
         "wall": ended - started,
         "cpu": cpu_ended - cpu_started,
-        "pairs": (len(moments) - 1) * job["config"]["training"]["batch_size"],
+        "pairs": (len(moments) - 1) * size,
+        "flops": counter.get_total_flops() / size,
         "losses": [loss for _, _, loss in moments],
         "plan": {name: choice.value for name, choice in run.plan.choices().items()},
     }
 
 
-def count_flops(job: Result) -> Result:
-    """Floating-point operations of matrix products and attention in one optimizer step."""
+def write_curve(job: Result) -> Result:
+    """Each step's figures and CPU seconds so far, a line of job["curve"] as soon as it is done."""
+    run, trainer = _prepare_run(job)
+    started = time.process_time()
+    with Path(job["curve"]).open("w", encoding="utf-8", buffering=1) as lines:
+
+        def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+            one = {"step": step, "cpu": time.process_time() - started, **values}
+            lines.write(json.dumps(one) + "\n")
+
+        _train(replace(run, on_step=on_step), trainer)
+    return {}
+
+
+def _flop_counter() -> Any:
+    """Counts the floating-point operations of matrix products and attention."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,11 +91,7 @@ def count_flops(job: Result) -> Result:
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
     }
-    run, trainer = _prepare_run(job)
-    with FlopCounterMode(display=False, custom_mapping=more) as counter:
-        _train(run, trainer)
-    size = job["config"]["training"]["batch_size"]
-    return {"flops": counter.get_total_flops() / size / trainer.args.max_steps}
+    return FlopCounterMode(display=False, custom_mapping=more)
 
 
 def _product_flops(added: Any, left: Any, right: Any, **_: Any) -> int:
@@ -89,16 +112,27 @@ def _attention_gradient_flops(gradient: Any, query: Any, key: Any, *_: Any, **__
 
 
 def measure_ceiling(job: Result) -> Result:
-    """Floating-point operations a second of a large matrix product in `dtype`."""
+    """Operations of a large matrix product in `dtype`: in a second, and in a CPU second."""
     import torch
 
     left = torch.randn(SQUARE, SQUARE, dtype=getattr(torch, job["dtype"]))
     left @ left
-    started, products = time.perf_counter(), 0
+    started, cpu_started, products = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - started < 3:
         left @ left
         products += 1
-    return {"flops": products * 2 * SQUARE**3 / (time.perf_counter() - started)}
+    done = products * 2 * SQUARE**3
+    return {
+        "flops": done / (time.perf_counter() - started),
+        "per_cpu": done / (time.process_time() - cpu_started),
+    }
+
+
+def write_model(job: Result) -> Result:
+    """A model folder of a known shape with random weights."""
+    base = resolve_base_model(ModelConfig(base_model=EMBEDDED), Path(job["home"]), lambda _: None)
+    write_random_model(job["shape"], base.path, Path(job["folder"]))
+    return {}
 
 
 def prepare_pairs(job: Result) -> Result:
@@ -148,10 +182,9 @@ def _train(run: EngineRun, trainer: Any) -> None:
     shutil.rmtree(run.work, ignore_errors=True)
 
 
-def _reset_peak() -> int:
-    """Set the process's memory high-water mark to what it holds now, and say how much that is."""
+def _reset_peak() -> None:
+    """Set the process's memory high-water mark to what it holds now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
 
 
 def _status(field: str) -> int:
@@ -162,8 +195,9 @@ def _status(field: str) -> int:
 
 JOBS = {
     "train": train,
-    "flops": count_flops,
+    "curve": write_curve,
     "ceiling": measure_ceiling,
+    "model": write_model,
     "prepare": prepare_pairs,
 }
 

@@ -91,7 +91,7 @@ class _LoraLinear(torch.autograd.Function):
         (gradient,) = gradients
         rows, low, a, b = ctx.saved_tensors
         dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
-        # Products are rounded to 16 bits once; s, any number, is multiplied in the width of A and B.
+        # Products are rounded to 16 bits once: s, which may be any number, comes after that.
         dlow = dy @ b.to(rows.dtype)  # (T, r), without s
         da = (dlow.T @ rows).to(a.dtype).mul_(ctx.scale) if ctx.needs_input_grad[1] else None
         db = (dy.T @ low).to(b.dtype).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
