@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training long-run clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training bench-curves long-run clean
 
 help:                ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
@@ -46,6 +46,9 @@ bench-preparation: $(INSTALLED)  ## Preparation's speed and size, against TRL (B
 
 bench-training: $(INSTALLED)  ## A training step's speed and memory, against TRL (BENCH="--steps 4")
 	$(BIN)/python benchmarks/training.py $(BENCH)
+
+bench-curves: $(INSTALLED)  ## Speed and memory over lengths and pairs (BENCH="--source FILE --long-source FILE")
+	$(BIN)/python benchmarks/curves.py $(BENCH)
 
 long-run: $(INSTALLED)  ## Both engines' curves over 500 steps (BENCH="--source FILE")
 	$(BIN)/python benchmarks/long_run.py $(BENCH)

@@ -65,7 +65,7 @@ def main() -> None:
         ceilings = []
         for _ in range(given.rounds):
             for name, way in _ways(given).items():
-                rounds[name].append(_run("train", _merged(config, way), home))
+                rounds[name].append(_run("train", merged(config, way), home))
             dtype = rounds["packed"][-1]["plan"]["dtype"]
             ceilings.append(run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS, watched=False))
             results["rounds"], results["ceilings"] = rounds, ceilings
@@ -101,8 +101,8 @@ def _arguments() -> argparse.Namespace:
 def _ways(given: argparse.Namespace) -> dict[str, Result]:
     ways = {name: WAYS[name] for name in given.ways.split(",")}
     if given.token_budget:
-        ways["packed"] = _merged(ways["packed"], {"training": {"token_budget": given.token_budget}})
-    return {name: _merged(way, LEAN) if given.shape == "7b" else way for name, way in ways.items()}
+        ways["packed"] = merged(ways["packed"], {"training": {"token_budget": given.token_budget}})
+    return {name: merged(way, LEAN) if given.shape == "7b" else way for name, way in ways.items()}
 
 
 def _generated(path: Path, rows: int) -> Path:
@@ -119,7 +119,7 @@ def _config(source: Path, given: argparse.Namespace) -> Result:
     }
 
 
-def _merged(config: Result, more: Result) -> Result:
+def merged(config: Result, more: Result) -> Result:
     """Section by section."""
     return {**config, **{name: {**config.get(name, {}), **more[name]} for name in more}}
 
