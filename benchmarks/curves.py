@@ -19,43 +19,36 @@ from training import MIB, WAYS, merged
 
 JOBS = Path(__file__).with_name("training_jobs.py")
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "training-curves.png"
+LENGTH, PAIRS = "tokens of a prompt and answer at most", "pairs of a step"
 LENGTHS = (128, 256, 512, 1024)
 SIZES = (2, 4, 8, 16)
 
 
 def main() -> None:
     given = _arguments()
+    lengths = [(LENGTH, given.long_source, length, 4, length) for length in LENGTHS]
+    sizes = [(PAIRS, given.source, 512, pairs, pairs) for pairs in SIZES]
     points: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="curves-") as home:
-        for curve, source, settings in (
-            ("tokens of a prompt and answer at most", given.long_source, [(n, 4) for n in LENGTHS]),
-            ("pairs of a step", given.source, [(512, n) for n in SIZES]),
-        ):
-            for max_length, pairs in settings:
-                at = max_length if source == given.long_source else pairs
-                for way in given.ways.split(","):
-                    config = merged(
-                        {
-                            "data": {"source": str(source), "max_quarantined_share": 1.0},
-                            "chat": {"max_length": max_length},
-                            "model": {"base_model": "embedded", "quantization": "nf4"},
-                            "training": {"batch_size": pairs, "max_steps": given.steps + 1},
-                        },
-                        WAYS[way],
-                    )
-                    job = {"kind": "train", "config": config, "home": home}
-                    ran = run_job(job, jobs=JOBS, watched=False)
-                    point = {
-                        "curve": curve,
-                        "way": way,
-                        "at": at,
-                        "rate": ran["pairs"] / ran["cpu"],
-                        "peak": ran["peak"] / MIB,
-                    }
-                    points.append(point)
-                    print(point, flush=True)
-                    given.output.write_text(json.dumps(points, indent=1), encoding="utf-8")
+        for curve, source, max_length, pairs, at in [*lengths, *sizes]:
+            for way in given.ways.split(","):
+                config = merged(_config(source, max_length, pairs, given.steps), WAYS[way])
+                job = {"kind": "train", "config": config, "home": home}
+                ran = run_job(job, jobs=JOBS, watched=False)
+                rate, peak = ran["pairs"] / ran["cpu"], ran["peak"] / MIB
+                points.append({"curve": curve, "way": way, "at": at, "rate": rate, "peak": peak})
+                print(points[-1], flush=True)
+                given.output.write_text(json.dumps(points, indent=1), encoding="utf-8")
     _draw(points, given.figure)
+
+
+def _config(source: Path, max_length: int, pairs: int, steps: int) -> Result:
+    return {
+        "data": {"source": str(source), "max_quarantined_share": 1.0},
+        "chat": {"max_length": max_length},
+        "model": {"base_model": "embedded", "quantization": "nf4"},
+        "training": {"batch_size": pairs, "max_steps": steps + 1},
+    }
 
 
 def _arguments() -> argparse.Namespace:

@@ -79,7 +79,7 @@ def sdpa_over_pairs(
     options = _options(layer)
     if _in_blocks(query, options):
         scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
-        return attend_in_blocks(query, key, value, _blocks(options, query), scale), None
+        return attend_in_blocks(query, key, value, _blocks(options, query.dtype), scale), None
     # One split, whose gradient is one concatenation: slices would each have one of full size.
     pieces = options.layout.pieces()
     queries, keys, values = (tensor.split(pieces, dim=2) for tensor in (query, key, value))
@@ -129,10 +129,10 @@ def _in_blocks(query: torch.Tensor, options: Options) -> bool:
     return plain and query.device.type == "cpu" and query.dtype != torch.float32
 
 
-def _blocks(options: Options, like: torch.Tensor) -> list[Block]:
-    made, asked = options.layout.made, ("blocks", options.sliding_window, like.dtype)
+def _blocks(options: Options, dtype: torch.dtype) -> list[Block]:
+    made, asked = options.layout.made, ("blocks", options.sliding_window, dtype)
     if asked not in made:
-        made[asked] = block_layout(options.layout, options.sliding_window, like)
+        made[asked] = block_layout(options.layout, options.sliding_window, dtype)
     return made[asked]
 
 

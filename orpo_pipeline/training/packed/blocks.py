@@ -27,8 +27,8 @@ class Block:
     mask: torch.Tensor  # (queries, keys): 0 where a query may look, -inf elsewhere
 
 
-def block_layout(layout: PairLayout, window: int | None, like: torch.Tensor) -> list[Block]:
-    """Blocks of all pairs; masks in the dtype of `like`.
+def block_layout(layout: PairLayout, window: int | None, dtype: torch.dtype) -> list[Block]:
+    """Blocks of all pairs; masks in the dtype of the scores.
 
     Args:
         window: a token sees so many positions, itself included; None: all before it.
@@ -40,8 +40,7 @@ def block_layout(layout: PairLayout, window: int | None, like: torch.Tensor) -> 
         for queries in _runs(second, end):
             hidden = _hidden(segment, queries, window)
             first = int(hidden.all(0).logical_not().nonzero()[0])  # the window hides those before
-            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-            mask.masked_fill_(hidden.to(like.device), float("-inf"))
+            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
             blocks.append(
                 Block(
                     slice(start + queries.start, start + queries.stop),

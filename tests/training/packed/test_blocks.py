@@ -78,7 +78,7 @@ def test_equals_the_whole_softmax(
 ) -> None:
     monkeypatch.setattr(blocks, "QUERY_ROWS", rows)
     query, key, value, upstream = inputs(dtype)
-    made = blocks.block_layout(LAYOUT, window, query)
+    made = blocks.block_layout(LAYOUT, window, dtype)
     output = blocks.attend_in_blocks(query, key, value, made, SCALE)
     found = [output, *torch.autograd.grad(output, (query, key, value), upstream)]
     for one, expected in zip(found, reference(dtype, window), strict=True):
@@ -89,7 +89,7 @@ def test_equals_the_whole_softmax(
 
 
 def test_a_row_of_blocks_is_no_longer_than_it_sees() -> None:
-    made = blocks.block_layout(PairLayout((Segment(300, 20, 30),)), 10, torch.empty(0))
+    made = blocks.block_layout(PairLayout((Segment(300, 20, 30),)), 10, torch.float32)
     found = [(b.queries.start, b.queries.stop, b.keys.start, b.keys.stop) for b in made]
     # 128 queries a block; the first of a block sees the 9 tokens before it. Rejected, at 320, is at
     # position 300 and sees the prompt from 291.
