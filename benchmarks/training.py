@@ -61,6 +61,10 @@ def main() -> None:
             config["model"]["base_model"] = folder
         results: Result = {"machine": machine()}
         results["data"] = _run("prepare", config, home)
+        results["flops"] = {
+            name: _run("flops", merged(config, way), home)["flops"]
+            for name, way in _ways(given).items()
+        }
         rounds: dict[str, list[Result]] = {name: [] for name in _ways(given)}
         ceilings = []
         for _ in range(given.rounds):
@@ -182,7 +186,7 @@ def _figures(name: str, results: Result) -> dict[str, float]:
         "cpu": median([one["cpu"] / one["pairs"] for one in rounds]),
         "loaded": median([one["loaded"] for one in rounds]),
         "peak": median([one["peak"] for one in rounds]),
-        "flops": rounds[0]["flops"],
+        "flops": results["flops"][name],
         "loss": rounds[0]["losses"][0],
     }
 

@@ -35,35 +35,45 @@ SQUARE = 2048  # rows and columns of the product that measures the ceiling
 
 
 def train(job: Result) -> Result:
-    """Steps of one engine: wall and CPU seconds, memory, losses, operations of a pair.
-
-    Operations are counted in the first step, which is not timed.
-    """
+    """Steps of one engine: wall and CPU seconds, memory, losses."""
     run, trainer = _prepare_run(job)
     moments: list[tuple[float, float, float]] = []
-    counter = _flop_counter()
 
     def on_step(step: int, steps: int, values: dict[str, float]) -> None:
-        if not moments:
-            counter.__exit__(None, None, None)
-            _reset_peak()
         moments.append((time.perf_counter(), time.process_time(), values["train/loss"]))
 
-    held = _status("VmRSS")
-    counter.__enter__()
+    held = _reset_peak()
     _train(replace(run, on_step=on_step), trainer)
     (started, cpu_started, _), (ended, cpu_ended, _) = moments[0], moments[-1]
-    size = job["config"]["training"]["batch_size"]
     return {
         "loaded": held,
         "peak": _status("VmHWM") - held,
         "wall": ended - started,
         "cpu": cpu_ended - cpu_started,
-        "pairs": (len(moments) - 1) * size,
-        "flops": counter.get_total_flops() / size,
+        "pairs": (len(moments) - 1) * job["config"]["training"]["batch_size"],
         "losses": [loss for _, _, loss in moments],
         "plan": {name: choice.value for name, choice in run.plan.choices().items()},
     }
+
+
+def count_flops(job: Result) -> Result:
+    """Floating-point operations of matrix products and attention, a pair of the timed steps."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    more = {
+        aten.addmm_: _product_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
+    }
+    run, trainer = _prepare_run(job)
+    counts: list[int] = []
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
+        count = replace(run, on_step=lambda *_: counts.append(counter.get_total_flops()))
+        _train(count, trainer)
+    pairs = (len(counts) - 1) * job["config"]["training"]["batch_size"]
+    return {"flops": (counts[-1] - counts[0]) / pairs}
 
 
 def write_curve(job: Result) -> Result:
@@ -78,20 +88,6 @@ def write_curve(job: Result) -> Result:
 
         _train(replace(run, on_step=on_step), trainer)
     return {}
-
-
-def _flop_counter() -> Any:
-    """Counts the floating-point operations of matrix products and attention."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    aten = torch.ops.aten
-    more = {
-        aten.addmm_: _product_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
-    }
-    return FlopCounterMode(display=False, custom_mapping=more)
 
 
 def _product_flops(added: Any, left: Any, right: Any, **_: Any) -> int:
@@ -182,9 +178,10 @@ def _train(run: EngineRun, trainer: Any) -> None:
     shutil.rmtree(run.work, ignore_errors=True)
 
 
-def _reset_peak() -> None:
-    """Set the process's memory high-water mark to what it holds now."""
+def _reset_peak() -> int:
+    """Set the process's memory high-water mark to what it holds now, and say how much that is."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
 
 
 def _status(field: str) -> int:
@@ -195,6 +192,7 @@ def _status(field: str) -> int:
 
 JOBS = {
     "train": train,
+    "flops": count_flops,
     "curve": write_curve,
     "ceiling": measure_ceiling,
     "model": write_model,
