@@ -151,11 +151,13 @@ def _require_champion(tracker: Tracker, expected: str | None) -> None:
 
 
 def _moved(tracker: Tracker, expected: str | None) -> UserError:
-    """The alias is not what the comparison was made with."""
+    """The alias is not what the comparison was made with, or is about to be another's."""
     name = tracker.config.model_name
     now = read_aliases(tracker).get(CHAMPION)
     last = last_counted(read_history(tracker))
     by = ""
+    if last is not None and last.state is PromotionState.INTENDED:
+        now = last.promotion.to_version  # written first; its alias may not have moved yet
     if last is not None and now == last.promotion.to_version:
         by = f" (promotion {last.number} by {last.promotion.who}, {last.promotion.when:%F %T} UTC)"
     return UserError(

@@ -46,7 +46,7 @@ class Requirement:
             return f"within ±{-self.more_than:g}"
         if self.figure.better == "higher":
             return f"more than {self.more_than:+g}"
-        return f"less than {-self.more_than:+g}"
+        return f"less than {0 - self.more_than:+g}"  # 0 - 0.0 has no sign, -0.0 has
 
     @property
     def sides(self) -> list[Difference]:
@@ -99,7 +99,8 @@ def _on_primary(comparison: Comparison, gate: GateConfig) -> list[Requirement]:
     everywhere = _finite(comparison.differences.get(figure))
     new = _finite(comparison.new_differences.get(figure))
     # Too few new rows decide nothing; a gain on all rows is then asked for instead.
-    on_new = bool(comparison.new_pairs) and (new is None or new.groups >= groups)
+    pairs = comparison.new_pairs or 0
+    on_new = pairs >= groups and (new is None or new.groups >= groups)
     bound, relevant = gate.min_gain, gate.min_gain + gate.margin
     requirements = [
         Requirement("gain", figure, new, bound, relevant, "new", groups)

@@ -169,6 +169,16 @@ def test_without_enough_new_rows_it_must_be_better_on_all(new: int | None) -> No
     assert decision.checks[0].rows == "all"
 
 
+def test_a_single_new_row_of_which_nothing_can_be_estimated_is_too_few_as_well() -> None:
+    decision = decide([against_champion(new_pairs=1)], GATE, "3", "e")
+    assert decision.verdict is Verdict.PROMOTE and decision.checks[0].rows == "all"
+
+
+def test_a_requirement_of_zero_has_no_minus() -> None:
+    gate = GATE.model_copy(update={"primary": NLL, "min_gain": 0.0})
+    assert first(against_base(), gate).checks[0].required == "less than +0"
+
+
 def test_new_rows_that_were_not_measured_fail() -> None:
     decision = decide([against_champion(new_pairs=40)], GATE, "3", "e")
     assert decision.verdict is Verdict.KEEP

@@ -84,6 +84,17 @@ def test_of_two_entries_that_follow_the_same_the_lower_number_counts(store: Regi
     assert commit(tracker, third).state is PromotionState.COMPLETED
 
 
+def test_who_came_too_late_is_told_of_a_champion_whose_alias_has_not_moved_yet(
+    store: Registry,
+) -> None:
+    tracker = store.tracker()
+    first, second = (intended(tracker, store.run_id, "1", version) for version in ("2", "3"))
+    append(tracker, first)
+    assert read_aliases(tracker)["champion"] == "1"
+    with pytest.raises(UserError, match=r"is version 2 now \(promotion 1 by .*no longer version 1"):
+        commit(tracker, second)
+
+
 def test_an_entry_that_was_written_twice_by_a_repeated_call_counts_once(store: Registry) -> None:
     tracker = store.tracker()
     promotion = intended(tracker, store.run_id, "1", "2")
