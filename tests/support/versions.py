@@ -96,5 +96,5 @@ def make_versions(folder: Path, model: Path, probe: Probe, /, **sections: Any) -
     }
     config = RunConfig.model_validate(values)
     prepared = prepare(config, home, lambda *_: None)
-    plan = plan_training(config, probe, prepared.base_model.shape, prepared.longest_pair)
+    plan = plan_training(config, probe, prepared.base_model.shape, prepared.longest)
     return Versions(home, config, prepared, plan)
