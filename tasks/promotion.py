@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from schemas.errors import UserError
 from schemas.gate_decision import GateDecision
 from schemas.promotion import Promotion, PromotionEntry, PromotionKind, PromotionState
-from tasks.evidence import known_versions, read_evidence, smoke_job
+from tasks.evidence import read_evidence, smoke_job
 from tasks.promotion_history import append, last_counted, now_utc, read_history, set_state
 from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
+from tasks.versions import list_versions, read_aliases
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
@@ -36,12 +37,6 @@ class PromotionRequest:
     alias: str | None = None
     """The version is loaded by this alias in its smoke test; None: by its number."""
     decision: GateDecision | None = None
-
-
-def read_aliases(tracker: Tracker) -> dict[str, str]:
-    """Version by alias."""
-    found = tracker.client.get_registered_model(tracker.config.model_name).aliases
-    return {alias: str(version) for alias, version in found.items()}
 
 
 def promote_version(tracker: Tracker, request: PromotionRequest) -> PromotionEntry:
@@ -91,7 +86,8 @@ def finish(tracker: Tracker, entry: PromotionEntry) -> PromotionEntry:
     Abandoned when the champion is a third version by now, or the new one was deleted.
     """
     client, name, promotion = tracker.client, tracker.config.model_name, entry.promotion
-    aliases, versions = read_aliases(tracker), known_versions(tracker)
+    aliases = read_aliases(tracker)
+    versions = {version.number for version in list_versions(tracker)}
     expected = (promotion.from_version, promotion.to_version)
     if aliases.get(CHAMPION) not in expected or promotion.to_version not in versions:
         return set_state(tracker, entry, PromotionState.ABANDONED)

@@ -17,11 +17,11 @@ from tasks.promotion import (
     PromotionRequest,
     lost_champion,
     promote_version,
-    read_aliases,
     repair,
 )
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
+from tasks.versions import read_aliases
 
 VERDICT_TAG = "orpo.verdict"
 DECISION_TAG = "orpo.decision"
@@ -95,7 +95,6 @@ def roll_back(config: RegistryConfig, home: Path, because: str) -> PromotionEntr
     """
     _require_reason(because)
     with registry(config, home) as tracker:
-        tracker.ensure_model(config.model_name)
         repair(tracker)
         aliases = read_aliases(tracker)
         if CHAMPION not in aliases or PREVIOUS not in aliases:
@@ -118,7 +117,7 @@ def history_and_aliases(
 ) -> tuple[list[PromotionEntry], dict[str, str]]:
     """All promotions, the last one finished if a killed process left it, and version by alias."""
     with registry(config, home) as tracker:
-        tracker.ensure_model(config.model_name)
+        read_aliases(tracker)  # says so when there is no such model
         return repair(tracker), read_aliases(tracker)
 
 

@@ -31,7 +31,7 @@ class Version:
 
 def find_version(tracker: Tracker, wanted: str) -> Version:
     """The version of an alias or a number. Raises UserError that names what there is."""
-    aliases = model_aliases(tracker)
+    aliases = read_aliases(tracker)
     number = aliases.get(wanted, wanted)
     for version in list_versions(tracker):
         if version.number == number:
@@ -45,8 +45,8 @@ def find_version(tracker: Tracker, wanted: str) -> Version:
     )
 
 
-def model_aliases(tracker: Tracker) -> dict[str, str]:
-    """Alias to version number. Raises UserError when the model is not registered."""
+def read_aliases(tracker: Tracker) -> dict[str, str]:
+    """Version number by alias. Raises UserError when the model is not registered."""
     name = tracker.config.model_name
     for model in tracker.client.search_registered_models(f"name = '{name}'"):
         return {alias: str(number) for alias, number in model.aliases.items()}
@@ -62,9 +62,9 @@ def list_versions(tracker: Tracker) -> list[Version]:
     """All versions of the configured model, the newest first."""
     name = tracker.config.model_name
     aliases: dict[str, list[str]] = {}
-    for alias, number in model_aliases(tracker).items():
+    for alias, number in read_aliases(tracker).items():
         aliases.setdefault(number, []).append(alias)
-    found = _all_pages(tracker, f"name = '{name}'")
+    found = all_pages(tracker, f"name = '{name}'")
     versions = [
         Version(
             name=name,
@@ -78,7 +78,8 @@ def list_versions(tracker: Tracker) -> list[Version]:
     return sorted(versions, key=lambda version: -int(version.number))
 
 
-def _all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
+def all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
+    """MLflow's records of all model versions that a condition fits."""
     token = None
     while True:
         page = tracker.client.search_model_versions(condition, page_token=token)

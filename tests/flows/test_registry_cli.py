@@ -14,6 +14,7 @@ from schemas.config import RegistryConfig
 from schemas.errors import UserError
 from tasks.promotion import commit
 from tasks.promotion_history import append
+from tasks.promotion_requests import history_and_aliases
 from tasks.tracking import Tracker
 
 
@@ -70,6 +71,13 @@ def test_what_cannot_be_promoted_is_said_in_a_sentence(
     finished = command(store, *arguments)
     assert finished.returncode == 2, finished.stderr
     assert words in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_a_look_at_a_model_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    config = RegistryConfig(model_name="mistyped")
+    with pytest.raises(UserError, match="No model 'mistyped' is registered"):
+        history_and_aliases(config, tmp_path)
+    assert Tracker(config, tmp_path).client.search_registered_models() == []
 
 
 def test_the_flow_says_the_same_as_the_command(

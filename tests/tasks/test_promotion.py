@@ -19,7 +19,7 @@ from schemas.promotion import PromotionKind, PromotionResult, PromotionState
 from schemas.results import EvaluationReport, RegisteredVersion
 from tasks.evidence import SHA256_TAG, read_evidence
 from tasks.home import mlflow_artifacts
-from tasks.promotion import read_aliases, repair
+from tasks.promotion import repair
 from tasks.promotion_requests import (
     decision_about,
     history_and_aliases,
@@ -28,6 +28,7 @@ from tasks.promotion_requests import (
     roll_back,
 )
 from tasks.tracking import Tracker
+from tasks.versions import read_aliases
 
 GATE = GateConfig(primary=Figure.LOG_ODDS_MARGIN, guardrails={})
 
@@ -249,6 +250,17 @@ def test_what_cannot_be_promoted_by_hand(
         promote_by_hand(site.registry, site.home, version, because)
     assert words in str(caught.value)
     assert site.aliases() == {}
+
+
+def test_evidence_that_nobody_can_read_is_named(site: Site) -> None:
+    client, run_id = site.tracker.client, site.first[0].run_id
+    good = read_evidence(site.tracker, "1").pair.model_dump_json(indent=1)
+    client.log_text(run_id, good[: len(good) // 2], "promotion/fixed_pair.json")
+    try:
+        with pytest.raises(EnvironmentFault, match="evidence of version 1 of tiny cannot be read"):
+            decision_about(site.registry, site.home, "1")
+    finally:
+        client.log_text(run_id, good, "promotion/fixed_pair.json")
 
 
 def test_a_version_without_evidence_is_not_promoted(site: Site) -> None:

@@ -12,7 +12,7 @@ from registries import MODEL, Registry, make_registry
 from schemas.errors import EnvironmentFault, UserError
 from schemas.promotion import PromotionEntry, PromotionState
 from tasks.home import mlflow_database
-from tasks.promotion import commit, lost_champion, read_aliases, repair
+from tasks.promotion import commit, lost_champion, repair
 from tasks.promotion_history import (
     STATE_TAG,
     append,
@@ -22,6 +22,7 @@ from tasks.promotion_history import (
     set_state,
 )
 from tasks.tracking import Tracker
+from tasks.versions import read_aliases
 
 LAST_WRITE = 7
 """Of a promotion: the history's model, its entry, champion, previous, challenger, two tags."""
