@@ -11,7 +11,8 @@ from flows.configuration import read_config
 from flows.options import ConfigFile, Debug, Overrides
 from schemas.config import RegistryConfig
 from schemas.promotion import PromotionEntry
-from tasks.home import make_folder, state_home
+from tasks.home import state_home, use_services
+from tasks.version_tags import CHAMPION
 
 Because = Annotated[str, typer.Option(help="Why, in a sentence; the history keeps it.")]
 
@@ -21,7 +22,6 @@ def promotions(
 ) -> None:
     """Show the history of the champion: who, when, from, to, why."""
     registry = _registry(config, overrides)
-    from tasks.promotion import CHAMPION
     from tasks.promotion_requests import history_and_aliases
 
     entries, aliases = history_and_aliases(registry, state_home())
@@ -78,13 +78,8 @@ def rollback(
 
 def _registry(config: ConfigFile, overrides: Overrides) -> RegistryConfig:
     """The configuration's registry, with MLflow's settings made before it is imported."""
-    import os
-
-    from tasks.home import service_environment
-
     registry = read_config(config, overrides or ()).registry
-    make_folder(state_home())
-    os.environ.update(service_environment(state_home()))
+    use_services(state_home())
     return registry
 
 

@@ -4,15 +4,18 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from orpo_pipeline.adapter_files import CONFIG
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage
 from schemas.errors import UserError
 from schemas.results import Champion
 from tasks.tracking import ADAPTER_TAG, Tracker
-
-ALIAS, PREVIOUS = "champion", "previous"
-CONFIG = "adapter_config.json"
-BASE_MODEL_TAG, BASE_REVISION_TAG = "orpo.base_model", "orpo.base_revision"
-PREPARED_TAG = "orpo.prepared_id"
+from tasks.version_tags import (
+    BASE_MODEL_TAG,
+    BASE_REVISION_TAG,
+    CHAMPION,
+    PREPARED_TAG,
+    PREVIOUS,
+)
 
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
@@ -29,7 +32,7 @@ def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
     name = tracker.config.model_name
     models = tracker.client.search_registered_models(f"name = '{name}'")
     aliases = models[0].aliases if models else {}
-    for alias in (ALIAS, PREVIOUS):
+    for alias in (CHAMPION, PREVIOUS):
         found = _describe(tracker, str(aliases[alias]), alias) if alias in aliases else None
         if found is None or found.adapter_id != candidate:
             return found
@@ -71,7 +74,7 @@ def fetch_champion(tracker: Tracker, champion: Champion) -> None:
             raise UserError(
                 f"Version {champion.version} of {tracker.config.model_name} holds no {CONFIG}.",
                 "a version with an adapter, as the register stage makes them.",
-                f"Move the alias `{ALIAS}` to a version that has one.",
+                f"Move the alias `{CHAMPION}` to a version that has one.",
             )
         with new_stage(champion.path) as temporary:
             shutil.copytree(found, temporary, dirs_exist_ok=True)
@@ -86,5 +89,5 @@ def require_same_base(champion: Champion, base_model: str, revision: str) -> Non
         f"({champion.base_revision[:12]}), not of {base_model} ({revision[:12]}).",
         "a champion of the base model that this run trains on.",
         "Give each base model a registered model of its own (registry.model_name), or remove the "
-        f"alias `{ALIAS}` from that version.",
+        f"alias `{CHAMPION}` from that version.",
     )

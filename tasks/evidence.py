@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from orpo_pipeline.stages import file_sha256
 from schemas.errors import EnvironmentFault, UserError
@@ -14,13 +15,16 @@ from schemas.plan import TrainingPlan
 from schemas.promotion import FixedPair, SmokeJob
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
 from tasks.tracking import Tracker
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG
 from tasks.versions import Version, list_versions
 
 FOLDER = "promotion"
 PAIR = "fixed_pair.json"
 DECISION = "gate.json"
+PAGE = "gate.html"
+"""The decision's place among a run's artifacts, for people."""
+
 SHA256_TAG = "orpo.adapter_sha256"
-WEIGHTS = "adapter_model.safetensors"
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """Nats per token. Batching, kernels and devices round differently; a wrong adapter or base model
@@ -69,9 +73,10 @@ def store_evidence(
     tracker.client.set_model_version_tag(name, version, SHA256_TAG, sha256)
 
 
-def store_decision(tracker: Tracker, run_id: str, decision: GateDecision) -> None:
-    """Keep the gate's newest answer about the run's version."""
+def store_decision(tracker: Tracker, run_id: str, decision: GateDecision, page: str) -> None:
+    """Keep the gate's newest answer about the run's version, and its page."""
     tracker.client.log_text(run_id, decision.model_dump_json(indent=1), f"{FOLDER}/{DECISION}")
+    tracker.client.log_text(run_id, page, PAGE)
 
 
 def read_evidence(tracker: Tracker, version: str) -> Evidence:
@@ -103,9 +108,9 @@ def read_evidence(tracker: Tracker, version: str) -> Evidence:
     return Evidence(
         version=version,
         run_id=found.run_id,
-        dataset_id=found.tags.get("orpo.dataset_id"),
+        dataset_id=found.tags.get(DATASET_TAG),
         adapter_sha256=sha256,
-        base_model=f"{found.tags.get('orpo.base_model')} {found.tags.get('orpo.base_revision')}",
+        base_model=f"{found.tags.get(BASE_MODEL_TAG)} {found.tags.get(BASE_REVISION_TAG)}",
         pair=pair,
         decision=decision,
     )

@@ -18,9 +18,8 @@ from tasks.evidence import read_evidence, smoke_job
 from tasks.promotion_history import append, last_counted, now_utc, read_history, set_state
 from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
+from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.versions import list_versions, read_aliases
-
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.stages import file_sha256
 from schemas.errors import ERRORS_BY_EXIT_CODE, EnvironmentFault, PipelineError, UserError
 from schemas.jobs import Failed
@@ -19,7 +20,6 @@ from schemas.tokens import TokenizedPair
 from tasks.stage_process import child_environment
 from tasks.tracking_models import ADAPTER, download_version, load_version, version_with_alias
 
-WEIGHTS = "adapter_model.safetensors"
 ANSWER_TOKENS = 16
 TIMEOUT_SECONDS = 1800
 """Time to download an adapter, load its base model and answer once."""

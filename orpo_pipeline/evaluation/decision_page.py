@@ -27,7 +27,7 @@ ROOM = 1.15
 """How much wider a chart is than what is drawn in it."""
 
 
-class Evidence(Record):
+class Subject(Record):
     """What a decision is about, by the names under which it is found again."""
 
     model_name: str
@@ -50,16 +50,16 @@ class Bar:
 
 
 def render_decision(
-    decision: GateDecision, report: EvaluationReport, gate: GateConfig, evidence: Evidence
+    decision: GateDecision, report: EvaluationReport, gate: GateConfig, subject: Subject
 ) -> str:
     """The page. The same decision gives the same characters."""
     models = report.models
     figures = [figure for figure in TITLES if figure in report.candidate.figures]
     return _template().render(
         decision=decision,
-        headline=headline(decision, evidence),
+        headline=headline(decision, subject),
         reasons=[explain_check(check) for check in decisive_checks(decision)],
-        evidence=evidence,
+        subject=subject,
         report=report,
         gate=gate,
         bars=[draw_check(check, gate) for check in decision.checks],
@@ -73,15 +73,15 @@ def render_decision(
     )
 
 
-def headline(decision: GateDecision, evidence: Evidence) -> str:
+def headline(decision: GateDecision, subject: Subject) -> str:
     """The answer in one line."""
-    version = f"version {evidence.version}"
+    version = f"version {subject.version}"
     in_use = f"version {decision.champion}" if decision.champion else "the base model"
     if decision.verdict is Verdict.PROMOTE:
-        return f"{version.capitalize()} of {evidence.model_name} is better than {in_use}."
+        return f"{version.capitalize()} of {subject.model_name} is better than {in_use}."
     if decision.verdict is Verdict.INCONCLUSIVE:
-        return f"Not enough evidence for {version} of {evidence.model_name}: {in_use} stays."
-    return f"{version.capitalize()} of {evidence.model_name} is not promoted: {in_use} stays."
+        return f"Not enough evidence for {version} of {subject.model_name}: {in_use} stays."
+    return f"{version.capitalize()} of {subject.model_name} is not promoted: {in_use} stays."
 
 
 def decisive_checks(decision: GateDecision) -> list[GateCheck]:

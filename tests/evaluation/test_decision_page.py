@@ -7,7 +7,7 @@ import pytest
 from html_page import Page
 
 from orpo_pipeline.evaluation.decision_page import (
-    Evidence,
+    Subject,
     draw_check,
     explain_check,
     render_decision,
@@ -18,7 +18,7 @@ from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Verdict
 from schemas.results import EvaluationReport, ModelFigures
 
-EVIDENCE = Evidence(
+SUBJECT = Subject(
     model_name="orpo-chat",
     version="7",
     run_id="run",
@@ -80,14 +80,14 @@ def test_the_answer_comes_first(
 ) -> None:
     decision = decision_on(differences)
     assert decision.verdict is verdict
-    page = Page(render_decision(decision, report(differences), GATE, EVIDENCE))
+    page = Page(render_decision(decision, report(differences), GATE, SUBJECT))
     assert headline in page.texts["header"][0]
     assert page.unclosed == []
 
 
 def test_what_stands_in_the_way_is_said_in_words() -> None:
     decision = decision_on({**WORSE, Figure.ANSWER_TOKENS: difference(float("nan"), 1.0)})
-    (header,) = Page(render_decision(decision, report(WORSE), GATE, EVIDENCE)).texts["header"]
+    (header,) = Page(render_decision(decision, report(WORSE), GATE, SUBJECT)).texts["header"]
     assert "NLL of chosen (nats a token): +0.300 on 400 prompts" in header
     assert "Length of answers (tokens): not measured" in header
     assert "Pair accuracy:" not in header  # it passed
@@ -120,7 +120,7 @@ def test_a_check_without_a_number_has_no_bar() -> None:
 
 
 def test_every_check_stands_on_the_page_with_its_outcome() -> None:
-    page = Page(render_decision(decision_on(MISSING), report(MISSING), GATE, EVIDENCE))
+    page = Page(render_decision(decision_on(MISSING), report(MISSING), GATE, SUBJECT))
     table = page.texts["table"][-1]
     assert "pairs/chosen_nll" in table and "not measured" in table
     assert len(re.findall("passed", table)) == 3  # the gain, no loss, the length
@@ -128,7 +128,7 @@ def test_every_check_stands_on_the_page_with_its_outcome() -> None:
 
 def test_nothing_foreign_runs() -> None:
     alarm = "<img src=x onerror=alert(2)>\u202e"
-    html = render_decision(decision_on(BETTER), report(BETTER, (alarm,)), GATE, EVIDENCE)
+    html = render_decision(decision_on(BETTER), report(BETTER, (alarm,)), GATE, SUBJECT)
     page = Page(html)
     assert "script" not in page.texts and "img" not in page.texts
     assert "<script>alert(1)</script>" in page.texts["body"][0]
@@ -138,5 +138,5 @@ def test_nothing_foreign_runs() -> None:
 
 def test_the_same_decision_gives_the_same_page() -> None:
     decision = decision_on(BETTER)
-    pages = {render_decision(decision, report(BETTER), GATE, EVIDENCE) for _ in range(2)}
+    pages = {render_decision(decision, report(BETTER), GATE, SUBJECT) for _ in range(2)}
     assert len(pages) == 1

@@ -12,6 +12,7 @@ from registries import Registry, make_registry
 from flows.promotion import orpo_rollback
 from schemas.config import RegistryConfig
 from schemas.errors import UserError
+from tasks.home import mlflow_store
 from tasks.promotion import commit
 from tasks.promotion_history import append
 from tasks.promotion_requests import history_and_aliases
@@ -74,7 +75,7 @@ def test_what_cannot_be_promoted_is_said_in_a_sentence(
 
 
 def test_a_look_at_a_model_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    config = RegistryConfig(model_name="mistyped")
+    config = RegistryConfig(model_name="mistyped", tracking_uri=mlflow_store(tmp_path))
     with pytest.raises(UserError, match="No model 'mistyped' is registered"):
         history_and_aliases(config, tmp_path)
     assert Tracker(config, tmp_path).client.search_registered_models() == []

@@ -172,6 +172,15 @@ def test_a_rollback_to_a_damaged_adapter_moves_nothing(site: Site, damaged: Path
     assert repair(site.tracker) == []
 
 
+def test_the_gate_s_page_is_there_when_the_smoke_test_fails(site: Site, damaged: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="is damaged"):
+        ask_gate(site, site.first, gain(0.42))
+    run_id = site.first[0].run_id
+    page = Path(site.tracker.client.download_artifacts(run_id, "gate.html")).read_text()
+    assert "is better than the base model" in page and "+0.420" in page
+    assert site.aliases() == {"challenger": "1"}
+
+
 @pytest.mark.slow
 def test_other_weights_than_the_evaluated_ones_are_found_by_their_log_probs(site: Site) -> None:
     """The file is whole and its checksum is right: only what it computes is not the same."""
