@@ -6,7 +6,7 @@ from prefect import flow
 
 from schemas.config import RunConfig
 from schemas.results import PipelineResult
-from tasks.evaluate import evaluate, refuse_impossible_evaluation
+from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
 from tasks.home import state_home
 from tasks.judge import judge
 from tasks.plan import plan, refuse_impossible_requests
@@ -30,6 +30,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
     refuse_full_training(config)
+    warn_of_closed_gate(config)
     prepared = prepare(config)
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)

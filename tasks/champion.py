@@ -16,6 +16,7 @@ from tasks.version_tags import (
     PREPARED_TAG,
     PREVIOUS,
 )
+from tasks.versions import find_aliases
 
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
@@ -29,11 +30,9 @@ def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
         tracker: the store with the registry.
         candidate: adapter id of the candidate.
     """
-    name = tracker.config.model_name
-    models = tracker.client.search_registered_models(f"name = '{name}'")
-    aliases = models[0].aliases if models else {}
+    aliases = find_aliases(tracker) or {}
     for alias in (CHAMPION, PREVIOUS):
-        found = _describe(tracker, str(aliases[alias]), alias) if alias in aliases else None
+        found = _describe(tracker, aliases[alias], alias) if alias in aliases else None
         if found is None or found.adapter_id != candidate:
             return found
     return None

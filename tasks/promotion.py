@@ -19,7 +19,7 @@ from tasks.promotion_history import append, last_counted, now_utc, read_history,
 from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
 from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS
-from tasks.versions import list_versions, read_aliases
+from tasks.versions import find_aliases, list_versions, read_aliases
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def repair(tracker: Tracker) -> list[PromotionEntry]:
 
 def lost_champion(tracker: Tracker, history: list[PromotionEntry]) -> UserError | None:
     """The error when there was a champion and its alias is gone; None when all is well."""
-    if CHAMPION in read_aliases(tracker):
+    aliases = find_aliases(tracker)
+    if aliases is None or CHAMPION in aliases:  # without the model there is nothing to lose
         return None
     moved = [e for e in history if e.state is PromotionState.COMPLETED]
     if not moved:

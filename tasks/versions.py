@@ -45,11 +45,19 @@ def find_version(tracker: Tracker, wanted: str) -> Version:
     )
 
 
-def read_aliases(tracker: Tracker) -> dict[str, str]:
-    """Version number by alias. Raises UserError when the model is not registered."""
+def find_aliases(tracker: Tracker) -> dict[str, str] | None:
+    """Version number by alias; None when the model is not registered."""
     name = tracker.config.model_name
     for model in tracker.client.search_registered_models(f"name = '{name}'"):
         return {alias: str(number) for alias, number in model.aliases.items()}
+    return None
+
+
+def read_aliases(tracker: Tracker) -> dict[str, str]:
+    """Version number by alias. Raises UserError when the model is not registered."""
+    found, name = find_aliases(tracker), tracker.config.model_name
+    if found is not None:
+        return found
     others = ", ".join(sorted(m.name for m in tracker.client.search_registered_models()))
     raise UserError(
         f"No model {name!r} is registered in {tracker.uri}.",

@@ -17,9 +17,13 @@ from orpo_pipeline.evaluation.hypotheses import (
     p_less,
     turned,
 )
+from orpo_pipeline.evaluation.statistics.unit_figures import ANSWERS, DRIFT
+from schemas.config import RunConfig
 from schemas.figures import SHARES, Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateCheck, GateDecision, Outcome, Verdict
+
+JUDGED = (Figure.JUDGE_WIN_RATE, Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED)
 
 ROUNDING = 1e-9
 """0.55 - 0.5 is more than 0.05 in floating point, and must not count as more."""
@@ -68,6 +72,18 @@ class Requirement:
         """Whether it is beyond doubt that the change is not what it must be."""
         rate = self.figure in SHARES
         return any(p_less(side, self.missed_below, rate) <= alpha for side in self.sides)
+
+
+def never_measured(config: RunConfig) -> list[Figure]:
+    """Figures that the gate asks for and the configuration leaves out: nothing can be promoted."""
+    left_out = {
+        *(() if config.evaluation.drift_pairs else DRIFT),
+        *(() if config.evaluation.generations else ANSWERS),
+        *(() if config.evaluation.judge else JUDGED),
+    }
+    return [
+        figure for figure in (config.gate.primary, *config.gate.guardrails) if figure in left_out
+    ]
 
 
 def decide(

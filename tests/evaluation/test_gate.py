@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orpo_pipeline.evaluation.gate import decide, gate_markdown
+from orpo_pipeline.evaluation.gate import decide, gate_markdown, never_measured
+from schemas.config import RunConfig
 from schemas.figures import Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Outcome, Verdict
@@ -172,6 +173,19 @@ def test_without_enough_new_rows_it_must_be_better_on_all(new: int | None) -> No
 def test_a_single_new_row_of_which_nothing_can_be_estimated_is_too_few_as_well() -> None:
     decision = decide([against_champion(new_pairs=1)], GATE, "3", "e")
     assert decision.verdict is Verdict.PROMOTE and decision.checks[0].rows == "all"
+
+
+def test_what_a_configuration_leaves_out_is_known_before_it_runs() -> None:
+    def missing(**sections: Any) -> list[str]:
+        return [f.value for f in never_measured(RunConfig.model_validate(sections))]
+
+    assert missing() == []
+    assert missing(evaluation={"drift_pairs": 0}) == ["drift/kl"]
+    answers = ["generation/tokens", "generation/end_of_turn_rate", "generation/refusal_rate"]
+    assert missing(evaluation={"generations": 0}) == answers
+    assert missing(gate={"primary": "judge/win_rate"}) == ["judge/win_rate"]
+    only_nll = {"guardrails": {"pairs/chosen_nll": 0.1}}
+    assert missing(evaluation={"generations": 0, "drift_pairs": 0}, gate=only_nll) == []
 
 
 def test_a_requirement_of_zero_has_no_minus() -> None:
