@@ -56,7 +56,7 @@ def promote(
         console.print(f"The gate has never decided on version {version}.")
     else:
         console.print(gate_as_table(decision))
-        console.print(escape(f"The gate said {decision.verdict.value}: {decision.because}"))
+        console.print(_shown(f"The gate said {decision.verdict.value}: {decision.because}"))
     console.print("Loading it in a fresh process ...", style="dim")
     _print_move(promote_by_hand(registry, state_home(), version, because), console)
 
@@ -110,9 +110,16 @@ def _history_table(entries: list[PromotionEntry], model_name: str) -> Table:
             f"{promotion.when:%Y-%m-%d %H:%M:%S}",
             promotion.from_version or "-",
             promotion.to_version,
-            escape(f"{promotion.kind.value}, {promotion.who}"),
+            _shown(f"{promotion.kind.value}, {promotion.who}"),
             decision.verdict.value if decision else "-",
             entry.state.value,
-            escape(promotion.because),
+            _shown(promotion.because),
         )
     return table
+
+
+def _shown(text: str) -> str:
+    """Text of a shared registry, whose control characters must not reach the terminal."""
+    from orpo_pipeline.pages.rendering import show_controls
+
+    return escape(show_controls(text))

@@ -29,6 +29,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return made
 
 
+def test_a_reason_cannot_do_anything_to_the_terminal(tmp_path: Path) -> None:
+    made = make_registry(tmp_path)
+    tracker = made.tracker()
+    promotion = intended(tracker, made.run_id, "1", "2")
+    commit(tracker, promotion.model_copy(update={"because": "\x1b[2Jgone"}))
+    finished = command(made, "promotions")
+    assert "[U+001B]" in finished.stdout and "\x1b[2J" not in finished.stdout
+
+
 def command(store: Registry, *arguments: str) -> "subprocess.CompletedProcess[str]":
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PREFECT"))}
     return subprocess.run(
