@@ -46,7 +46,9 @@ def run_smoke_test(job: SmokeJob) -> SmokeTest:
         finally:
             os.close(reader)
             os.close(lifeline)
-        if not result.is_file():
+        # One that crashes at its end, behind its result, has no exit code of ours either.
+        known = {0, *ERRORS_BY_EXIT_CODE}
+        if not result.is_file() or finished.returncode not in known:
             reason = finished.stderr.strip().rpartition("\n")[2].strip()
             raise _unusable(job, f"its process ended with {finished.returncode}, saying: {reason}")
         text = result.read_text(encoding="utf-8")

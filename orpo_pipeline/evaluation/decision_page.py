@@ -58,7 +58,7 @@ def render_decision(
     return _template().render(
         decision=decision,
         headline=headline(decision, subject),
-        reasons=[explain_check(check) for check in decisive_checks(decision)],
+        reasons=[explain_check(check, gate) for check in decisive_checks(decision)],
         subject=subject,
         report=report,
         gate=gate,
@@ -90,7 +90,7 @@ def decisive_checks(decision: GateDecision) -> list[GateCheck]:
     return hindering or [check for check in decision.checks if check.name == "gain"]
 
 
-def explain_check(check: GateCheck) -> str:
+def explain_check(check: GateCheck, gate: GateConfig) -> str:
     """One check in a sentence without statistics' words."""
     title = TITLES.get(check.figure, check.figure.value)
     title, found = title[0].upper() + title[1:], check.found
@@ -104,7 +104,15 @@ def explain_check(check: GateCheck) -> str:
     if check.outcome is Outcome.PASSED:
         return f"{measured}."
     doubt = "That is not certain yet" if check.outcome is Outcome.UNDECIDED else "It is not"
-    return f"{measured}. It must be {check.required}. {doubt}."
+    return f"{measured}. It must be {_required(check, gate)}. {doubt}."
+
+
+def _required(check: GateCheck, gate: GateConfig) -> str:
+    """What a check asks for, in the unit of what was found."""
+    bound = change(check.figure, _bounds(check, gate)[-1])
+    if check.figure.better == "neither":
+        return f"within ±{bound.removeprefix('+')}"
+    return f"more than {bound}" if check.figure.better == "higher" else f"less than {bound}"
 
 
 def change(figure: Figure, value: float) -> str:
@@ -137,7 +145,7 @@ def _bounds(check: GateCheck, gate: GateConfig) -> tuple[float, ...]:
     """In the figure's own unit."""
     worse = 1 if check.figure.better == "lower" else -1
     if check.name == "gain":
-        return (-worse * gate.min_gain,)
+        return (0.0 - worse * gate.min_gain,)  # without a minus before 0
     margin = gate.margin if check.name == "no loss" else gate.guardrails[check.figure]
     return (-margin, margin) if check.figure.better == "neither" else (worse * margin,)
 

@@ -142,7 +142,12 @@ def _check_guardrails(comparison: Comparison, gate: GateConfig) -> list[GateChec
     found = {r.figure: r.p_value() for r in requirements}
     adjusted = holm_adjusted({figure: 1.0 if p is None else p for figure, p in found.items()})
     return [
-        _check(r, None if found[r.figure] is None else adjusted[r.figure], gate.alpha)
+        _check(
+            r,
+            None if found[r.figure] is None else adjusted[r.figure],
+            gate.alpha,
+            len(requirements),
+        )
         for r in requirements
     ]
 
@@ -153,8 +158,9 @@ def _finite(difference: Difference | None) -> Difference | None:
     return difference
 
 
-def _check(required: Requirement, p_value: float | None, alpha: float) -> GateCheck:
-    outcome, because = _judge(required, p_value, alpha)
+def _check(required: Requirement, p_value: float | None, alpha: float, tests: int = 1) -> GateCheck:
+    """One of `tests` that Holm corrects for together: its own level is alpha / tests at least."""
+    outcome, because = _judge(required, p_value, alpha, tests)
     return GateCheck(
         name=required.name,
         figure=required.figure,
@@ -167,7 +173,9 @@ def _check(required: Requirement, p_value: float | None, alpha: float) -> GateCh
     )
 
 
-def _judge(required: Requirement, p_value: float | None, alpha: float) -> tuple[Outcome, str]:
+def _judge(
+    required: Requirement, p_value: float | None, alpha: float, tests: int
+) -> tuple[Outcome, str]:
     """The outcome, and the sentence that says it with its numbers."""
     found, name = required.found, required.figure.value
     if found is None or p_value is None:
@@ -183,16 +191,19 @@ def _judge(required: Requirement, p_value: float | None, alpha: float) -> tuple[
     if required.is_missed(alpha):
         relevant = f"a gain of {required.missed_below:g}" if required.name == "gain" else "that"
         return Outcome.FAILED, f"{numbers}: {wanted}, and {relevant} is ruled out"
-    return Outcome.UNDECIDED, f"{numbers}: {wanted}; {_what_would_decide(required, alpha)}"
+    return Outcome.UNDECIDED, f"{numbers}: {wanted}; {_what_would_decide(required, alpha / tests)}"
 
 
-def _what_would_decide(required: Requirement, alpha: float) -> str:
+def _what_would_decide(required: Requirement, level: float) -> str:
     assert required.found is not None
-    nearest = min(side.value for side in required.sides) - required.more_than
-    distance = nearest if nearest > 0 else required.missed_below - required.more_than
-    needed = groups_needed(required.found, distance, alpha)
-    if needed is None:
+    if required.found.standard_error == 0:
         return "nothing differed, and more prompts are needed to rule a change out"
+    nearest = min(side.value for side in required.sides) - required.more_than
+    # Beyond its bound a gain may still be relevant; of anything else it is to be told that it is.
+    beyond = (required.missed_below - required.more_than) or -nearest
+    needed = groups_needed(required.found, nearest if nearest > 0 else beyond, level)
+    if needed is None:
+        return "more prompts are needed to tell"
     return f"about {needed:,} prompt groups would tell"
 
 

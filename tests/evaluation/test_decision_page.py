@@ -94,11 +94,23 @@ def test_what_stands_in_the_way_is_said_in_words() -> None:
 
 
 def test_a_gain_in_words() -> None:
-    sentence = explain_check(decision_on(BETTER).checks[0])
+    sentence = explain_check(decision_on(BETTER).checks[0], GATE)
     assert sentence == (
         "Pair accuracy: +5.0 points on 400 prompts, with 95 % confidence between +3.0 points and "
         "+7.0 points."
     )
+
+
+def test_what_is_required_has_the_unit_of_what_was_found() -> None:
+    unclear = explain_check(decision_on(UNCLEAR).checks[0], GATE)
+    assert unclear.startswith("Pair accuracy: +0.5 points on 400 prompts")
+    assert "It must be more than +0.0 points. That is not certain yet." in unclear
+    gate = GateConfig(primary=Figure.CHOSEN_NLL, guardrails={Figure.ANSWER_TOKENS: 1.0})
+    checks = decide(report(WORSE).comparisons, gate, "5", "e1").checks
+    sentences = [explain_check(check, gate) for check in checks]
+    assert "It must be less than +0.000. It is not." in sentences[0]  # the gain
+    assert "It must be less than +0.020. It is not." in sentences[1]  # no loss
+    assert "It must be within ±1.000. That is not certain yet." in sentences[2]
 
 
 def test_a_check_as_geometry_by_hand() -> None:

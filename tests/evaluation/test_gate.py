@@ -146,6 +146,20 @@ def test_what_would_decide_is_said() -> None:
     assert "about 619 prompt groups would tell" in decision.because
 
 
+def test_what_would_decide_a_guardrail_counts_holm_s_correction() -> None:
+    # 0.05 from its margin, of error 0.05, at 0.05 / 2: 100 * (1.95996 + 0.84162)^2 = 784.9 groups.
+    decision = first(against_base(CHOSEN_NLL=measured(0.05, 0.05)))
+    assert "about 785 prompt groups would tell" in decision.because
+
+
+def test_beyond_a_margin_but_not_beyond_doubt_it_is_not_said_that_nothing_differed() -> None:
+    # 0.15 is 0.05 beyond the margin of 0.1, t = 0.5.
+    decision = first(against_base(CHOSEN_NLL=measured(0.15, 0.1)))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    # 100 * (2.80158 * 0.1 / 0.05)^2 = 3139.6
+    assert "about 3,140 prompt groups would tell" in decision.because
+
+
 def test_a_champion_must_be_beaten_on_its_new_rows_and_matched_on_all() -> None:
     better = {GATE.primary: measured(0.3, groups=40)}
     decision = decide(
