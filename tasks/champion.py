@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orpo_pipeline.adapter_files import CONFIG
+from orpo_pipeline.adapter_files import CONFIG, WEIGHTS
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage
 from schemas.errors import UserError
 from schemas.results import Champion
@@ -15,8 +15,9 @@ from tasks.version_tags import (
     CHAMPION,
     PREPARED_TAG,
     PREVIOUS,
+    SHA256_TAG,
 )
-from tasks.versions import find_aliases
+from tasks.versions import find_aliases, require_whole
 
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
@@ -63,7 +64,7 @@ def _describe(tracker: Tracker, version: str, alias: str) -> Champion:
 def fetch_champion(tracker: Tracker, champion: Champion) -> None:
     """Bring the champion's adapter into the state folder, whole or not at all.
 
-    Raises UserError when the version holds none.
+    Raises UserError when the version holds none, EnvironmentFault when it is damaged.
     """
     if is_complete(champion.path):
         return
@@ -75,6 +76,10 @@ def fetch_champion(tracker: Tracker, champion: Champion) -> None:
                 "a version with an adapter, as the register stage makes them.",
                 f"Move the alias `{CHAMPION}` to a version that has one.",
             )
+        name, version = tracker.config.model_name, champion.version
+        tags = tracker.client.get_model_version(name, version).tags
+        # A damaged champion would measure worse than it is, and be easy to beat.
+        require_whole(name, version, found / WEIGHTS, tags.get(SHA256_TAG))
         with new_stage(champion.path) as temporary:
             shutil.copytree(found, temporary, dirs_exist_ok=True)
 

@@ -15,7 +15,7 @@ from schemas.plan import TrainingPlan
 from schemas.promotion import FixedPair, SmokeJob
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
 from tasks.tracking import Tracker
-from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, SHA256_TAG
 from tasks.versions import Version, list_versions
 
 FOLDER = "promotion"
@@ -24,7 +24,6 @@ DECISION = "gate.json"
 PAGE = "gate.html"
 """The decision's place among a run's artifacts, for people."""
 
-SHA256_TAG = "orpo.adapter_sha256"
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """Nats per token. Batching, kernels and devices round differently; a wrong adapter or base model

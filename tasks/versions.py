@@ -6,9 +6,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from orpo_pipeline.adapter_files import WEIGHTS
+from orpo_pipeline.stages import file_sha256
 from schemas.errors import EnvironmentFault, UserError
 from schemas.serving import ServingSettings
 from tasks.tracking import Tracker
+from tasks.version_tags import SHA256_TAG
 
 SERVING = "serving.json"
 
@@ -97,13 +100,33 @@ def all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
             return
 
 
+def require_whole(name: str, version: str, weights: Path, registered: str | None) -> None:
+    """Raise EnvironmentFault unless a version's weights have the SHA-256 that was registered.
+
+    None: an older release registered it, without.
+    """
+    if registered is None:
+        return
+    found = file_sha256(weights) if weights.is_file() else "no such file"
+    if found != registered:
+        raise EnvironmentFault(
+            f"The adapter of version {version} of {name} is damaged in the artifact store: SHA-256 "
+            f"{found}.",
+            f"{registered}, as it was registered.",
+            f"Restore {WEIGHTS} from a backup, or delete the version and run its configuration "
+            "again: the adapter is still in the state folder where it was trained.",
+        )
+
+
 def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Path, ServingSettings]:
     """The version's adapter folder, brought below `folder`, and what it needs to be served.
 
-    Raises EnvironmentFault when the registry no longer has its files.
+    Raises EnvironmentFault when the registry no longer has its files as they were.
     """
     target = mkdtemp(prefix=f"{version.number}-", dir=folder)
     adapter = tracker.download_adapter(version.number, Path(target))
+    registered = version.tags.get(SHA256_TAG)
+    require_whole(version.name, version.number, adapter / WEIGHTS, registered)
     try:
         text = (adapter / SERVING).read_text(encoding="utf-8")
         return adapter, ServingSettings.model_validate_json(text)

@@ -17,7 +17,7 @@ from schemas.gate_decision import Verdict
 from schemas.hardware import Probe
 from schemas.promotion import PromotionKind, PromotionResult, PromotionState
 from schemas.results import EvaluationReport, RegisteredVersion
-from tasks.evidence import SHA256_TAG, read_evidence
+from tasks.evidence import read_evidence
 from tasks.home import mlflow_artifacts
 from tasks.promotion import repair
 from tasks.promotion_requests import (
@@ -28,6 +28,7 @@ from tasks.promotion_requests import (
     roll_back,
 )
 from tasks.tracking import Tracker
+from tasks.version_tags import SHA256_TAG
 from tasks.versions import read_aliases
 
 GATE = GateConfig(primary=Figure.LOG_ODDS_MARGIN, guardrails={})
