@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training bench-gate bench-memory clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training bench-gate bench-memory bench-curves long-run clean
 
 help:                ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
@@ -53,6 +53,12 @@ bench-gate: $(INSTALLED)  ## How often the gate errs, simulated; docs/images/gat
 
 bench-memory: $(INSTALLED)  ## Predicted and measured peak of memory (BENCH="--only wide")
 	$(BIN)/python benchmarks/memory.py $(BENCH)
+
+bench-curves: $(INSTALLED)  ## Speed and memory over lengths and pairs (BENCH="--source FILE --long-source FILE")
+	$(BIN)/python benchmarks/curves.py $(BENCH)
+
+long-run: $(INSTALLED)  ## Both engines' curves over 500 steps (BENCH="--source FILE")
+	$(BIN)/python benchmarks/long_run.py $(BENCH)
 
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

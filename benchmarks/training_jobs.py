@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from random_model import write_random_model
+
+from orpo_pipeline.base_model import resolve_base_model
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.data.prepared_files import TRAIN
 from orpo_pipeline.planning.hardware import probe_hardware
@@ -25,7 +28,7 @@ from orpo_pipeline.training.packed.forward import causal_lm_of
 from orpo_pipeline.training.packed.tokens import read_tokens
 from orpo_pipeline.training.qlora import attach_new_adapter, load_base
 from orpo_pipeline.training.trl_engine import trainer_arguments, trl_trainer
-from schemas.config import RunConfig
+from schemas.config import EMBEDDED, ModelConfig, RunConfig
 
 Result = dict[str, Any]
 SQUARE = 2048  # rows and columns of the product that measures the ceiling
@@ -54,7 +57,7 @@ def train(job: Result) -> Result:
 
 
 def count_flops(job: Result) -> Result:
-    """Floating-point operations of matrix products and attention in one optimizer step."""
+    """Floating-point operations of matrix products and attention, a pair of the timed steps."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,10 +68,26 @@ def count_flops(job: Result) -> Result:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
     }
     run, trainer = _prepare_run(job)
+    counts: list[int] = []
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
-        _train(run, trainer)
-    size = job["config"]["training"]["batch_size"]
-    return {"flops": counter.get_total_flops() / size / trainer.args.max_steps}
+        count = replace(run, on_step=lambda *_: counts.append(counter.get_total_flops()))
+        _train(count, trainer)
+    pairs = (len(counts) - 1) * job["config"]["training"]["batch_size"]
+    return {"flops": (counts[-1] - counts[0]) / pairs}
+
+
+def write_curve(job: Result) -> Result:
+    """Each step's figures and CPU seconds so far, a line of job["curve"] as soon as it is done."""
+    run, trainer = _prepare_run(job)
+    started = time.process_time()
+    with Path(job["curve"]).open("w", encoding="utf-8", buffering=1) as lines:
+
+        def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+            one = {"step": step, "cpu": time.process_time() - started, **values}
+            lines.write(json.dumps(one) + "\n")
+
+        _train(replace(run, on_step=on_step), trainer)
+    return {}
 
 
 def _product_flops(added: Any, left: Any, right: Any, **_: Any) -> int:
@@ -89,16 +108,27 @@ def _attention_gradient_flops(gradient: Any, query: Any, key: Any, *_: Any, **__
 
 
 def measure_ceiling(job: Result) -> Result:
-    """Floating-point operations a second of a large matrix product in `dtype`."""
+    """Operations of a large matrix product in `dtype`: in a second, and in a CPU second."""
     import torch
 
     left = torch.randn(SQUARE, SQUARE, dtype=getattr(torch, job["dtype"]))
     left @ left
-    started, products = time.perf_counter(), 0
+    started, cpu_started, products = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - started < 3:
         left @ left
         products += 1
-    return {"flops": products * 2 * SQUARE**3 / (time.perf_counter() - started)}
+    done = products * 2 * SQUARE**3
+    return {
+        "flops": done / (time.perf_counter() - started),
+        "per_cpu": done / (time.process_time() - cpu_started),
+    }
+
+
+def write_model(job: Result) -> Result:
+    """A model folder of a known shape with random weights."""
+    base = resolve_base_model(ModelConfig(base_model=EMBEDDED), Path(job["home"]), lambda _: None)
+    write_random_model(job["shape"], base.path, Path(job["folder"]))
+    return {}
 
 
 def prepare_pairs(job: Result) -> Result:
@@ -163,7 +193,9 @@ def _status(field: str) -> int:
 JOBS = {
     "train": train,
     "flops": count_flops,
+    "curve": write_curve,
     "ceiling": measure_ceiling,
+    "model": write_model,
     "prepare": prepare_pairs,
 }
 

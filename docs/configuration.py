@@ -11,7 +11,11 @@ from pydantic.fields import FieldInfo
 
 from schemas.config import RunConfig
 from schemas.pairs import DefectCode
+from schemas.retraining_config import FilesSource, HubSource, SqlSource
 from schemas.section import Section
+
+SOURCES: tuple[type[BaseModel], ...] = (FilesSource, HubSource, SqlSource)
+"""What `retraining.sources` is a list of."""
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -47,6 +51,11 @@ def render() -> str:
         parts.append("| field | values | default | meaning |\n|---|---|---|---|")
         parts += _rows(name, model)
         parts.append("")
+        for source in SOURCES if name == "retraining" else ():
+            parts.append(f"### {source.__name__}\n\n{_one_line(source.__doc__)}\n")
+            parts.append("| field | values | default | meaning |\n|---|---|---|---|")
+            parts += [_row(key, field) for key, field in source.model_fields.items()]
+            parts.append("")
     return "\n".join(parts)
 
 
@@ -103,6 +112,7 @@ def _type(annotation: Any) -> str:
         int: "whole number",
         float: "number",
         bool: "true, false",
+        **{source: f"`{source.__name__}`" for source in SOURCES},
     }
     return names.get(annotation, "null" if annotation is type(None) else str(annotation))
 

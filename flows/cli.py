@@ -1,7 +1,5 @@
 """The command line: `orpo-pipeline run`, `config`, `plan`, `doctor`, `data`, `up` and the rest."""
 
-import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -17,12 +15,12 @@ from flows.lineage_cli import lineage
 from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
 from flows.registry_cli import promote, promotions, rollback
-from schemas.errors import EnvironmentFault, PipelineError
-from tasks.home import make_folder, service_environment, state_home
-from tasks.process_group import mark_run
+from flows.retrain_cli import announce, forget, retrain
+from flows.start import start_flow, use_state_folder
+from schemas.errors import PipelineError
+from tasks.home import state_home
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-TERMINATED = 143  # 128 + SIGTERM
 
 app = typer.Typer(
     help="Preference data in, a better chat model out.",
@@ -38,23 +36,19 @@ app.command()(lineage)
 app.command()(promotions)
 app.command()(promote)
 app.command()(rollback)
+app.command()(retrain)
+app.command()(announce)
+app.command()(forget)
 
 
 @app.command()
 def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
     """Run the whole pipeline here: prepare, plan, train, evaluate, register."""
     parsed = read_config(config, overrides or ())
-    use_state_folder(debug)
-    # An exit, not a death by signal: only so is Prefect's temporary server stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    mark_run(state_home())
+    console = start_flow(debug)
     from flows.pipeline import orpo_pipeline
     from flows.summary import print_summary
-    from tasks.temporary_server import start_temporary_server
 
-    start_temporary_server()
-    console = Console()
-    console.print(f"state folder {state_home()}", style="dim", soft_wrap=True)
     print_summary(orpo_pipeline(parsed), console)
 
 
@@ -113,32 +107,6 @@ def up(
     from tasks.servers import run_servers
 
     raise typer.Exit(run_servers(state_home(), prefect_port, mlflow_port, open_browser))
-
-
-def use_state_folder(debug: bool) -> None:
-    """Point Prefect and MLflow at the state folder, and at the server of `up` when it runs.
-
-    Both read their settings when they are imported, so this comes first.
-    """
-    from tasks.prefect_api import answers
-    from tasks.servers_file import running_prefect_api
-
-    home = state_home()
-    # Prefect logs each failed task with its stack trace; without --debug one paragraph says it.
-    level = "DEBUG" if debug else os.environ.get("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    api = os.environ.get("PREFECT_API_URL") or running_prefect_api(home)
-    if api and not answers(f"{api}/health"):
-        raise EnvironmentFault(
-            f"The Prefect server {api} does not answer.",
-            "a running Prefect server in PREFECT_API_URL, or none named.",
-            "Start it (`make up`), or `unset PREFECT_API_URL` to run without a server.",
-        )
-    os.environ.update(
-        service_environment(home), PREFECT_LOGGING_LEVEL=level, PREFECT_LOGGING_INTERNAL_LEVEL=level
-    )
-    make_folder(Path(os.environ["PREFECT_HOME"]))  # its SQLite does not make the folder
-    if api:
-        os.environ["PREFECT_API_URL"] = api
 
 
 def main() -> None:

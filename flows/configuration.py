@@ -92,4 +92,6 @@ def _describe(problem: dict[str, Any]) -> str:
         return f"{place} is not a known field"
     if place.startswith(NEVER_SHOWN) or NEVER_SHOWN.startswith(f"{place}."):
         return f"{place}: {problem['msg']}"
-    return f"{place} = {problem['input']!r}: {problem['msg']}"
+    # A URL may hold a password, and stands where only the name of its variable should.
+    shown = "(a URL)" if "://" in str(problem["input"]) else repr(problem["input"])
+    return f"{place} = {shown}: {problem['msg']}"

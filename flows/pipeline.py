@@ -5,7 +5,7 @@ import time
 from prefect import flow
 
 from schemas.config import RunConfig
-from schemas.results import PipelineResult
+from schemas.results import PipelineResult, PreparedData
 from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
 from tasks.home import state_home
 from tasks.judge import judge
@@ -25,13 +25,24 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
         config: every knob of the run; what is not given has its default.
     """
     started = time.monotonic()
-    # Better now than after hours of preparation or training.
+    refuse_early(config)
+    return train_to_promotion(config, prepare(config), started)
+
+
+def refuse_early(config: RunConfig) -> None:
+    """Raise what can be known now, and not after hours of preparation or training."""
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
     refuse_full_training(config)
     warn_of_closed_gate(config)
-    prepared = prepare(config)
+
+
+def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float) -> PipelineResult:
+    """The steps after preparation, for every flow that trains.
+
+    `started`: when the flow began, on the monotonic clock.
+    """
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)
     evaluation = evaluate(config, prepared, training_plan, adapter)

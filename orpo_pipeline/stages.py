@@ -58,15 +58,23 @@ def code_version(module: str) -> str:
         name = waiting.pop()
         if name in seen:
             continue
-        try:
-            spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # a name in a module, which is no package
+        path = _module_file(name)
+        if path is None:  # a name in a module
             continue
-        if spec is None or spec.origin is None:
-            continue
-        seen[name], imported = _read_module(Path(spec.origin))
+        seen[name], imported = _read_module(path)
         waiting.extend(imported)
     return fingerprint(seen)
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of one of our modules. `find_spec` of a deep name would import what is above it."""
+    package, *inner = name.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*inner)
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
 
 
 @cache

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from schemas.evaluation_config import EvaluationConfig
 from schemas.gate_config import GateConfig
 from schemas.pairs import DefectCode, Severity
+from schemas.retraining_config import RetrainingConfig
 from schemas.section import Section
 
 EMBEDDED = "embedded"
@@ -268,3 +269,4 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
+    retraining: RetrainingConfig = RetrainingConfig()

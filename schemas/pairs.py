@@ -59,6 +59,8 @@ class Severity(StrEnum):
 class DefectCode(StrEnum):
     """What can be said of a row. Each value stands in reports and in quarantine.parquet."""
 
+    # by somebody's wish
+    FORGOTTEN = "forgotten"
     # reading
     BROKEN_ROW = "broken_row"
     MISSING_FIELD = "missing_field"
@@ -109,6 +111,7 @@ class DefectCode(StrEnum):
 
 
 SEVERITIES = {
+    DefectCode.FORGOTTEN: Severity.DROP,
     DefectCode.SCORE_TIE: Severity.DROP,
     DefectCode.TOO_LONG: Severity.DROP,
     DefectCode.NEAR_DUPLICATE: Severity.DROP,

@@ -5,8 +5,9 @@ Importing Prefect takes seconds and memory that a supervisor should not need.
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -17,6 +18,7 @@ from schemas.errors import EnvironmentFault
 
 WORK_POOL = "local"
 BUSY_WAIT_SECONDS = 0.5
+DATA_ARRIVED, DATA_RESOURCE = "orpo.data.arrived", "orpo.data"
 
 # A proxy set for the outside world must not be asked for 127.0.0.1.
 _opener = request.build_opener(request.ProxyHandler({}))
@@ -102,6 +104,17 @@ def crash_abandoned_runs(api: str, timeout: float = 60) -> int:
         path = f"/flow_runs/{run['id']}/set_state"
         call(api, "POST", path, {"state": state, "force": True}, timeout)
     return len(abandoned)
+
+
+def announce_data(api: str) -> None:
+    """Emit the event that starts `orpo-retrain/orpo-retrain` (its trigger in prefect.yaml)."""
+    event = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": DATA_ARRIVED,
+        "resource": {"prefect.resource.id": DATA_RESOURCE},
+    }
+    call(api, "POST", "/events", [event])
 
 
 def _schedules(api: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

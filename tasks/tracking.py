@@ -251,10 +251,10 @@ class Tracker:
         requirements += [f"{name}=={version(name).split('+')[0]}" for name in packages]
         with (
             TemporaryDirectory() as scratch,
-            warnings.catch_warnings(),
+            # It asks for type hints, which would drop the params, and past every filter.
+            warnings.catch_warnings(record=True),
             mlflow.start_run(run_id=run_id),
         ):
-            warnings.simplefilter("ignore")  # it asks for type hints, which would drop the params
             adapter = Path(scratch) / "adapter"
             adapter.mkdir()
             for name, path in adapter_files.items():

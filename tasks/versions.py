@@ -75,7 +75,6 @@ def list_versions(tracker: Tracker) -> list[Version]:
     aliases: dict[str, list[str]] = {}
     for alias, number in read_aliases(tracker).items():
         aliases.setdefault(number, []).append(alias)
-    found = all_pages(tracker, f"name = '{name}'")
     versions = [
         Version(
             name=name,
@@ -84,9 +83,15 @@ def list_versions(tracker: Tracker) -> list[Version]:
             tags=dict(v.tags),
             run_id=v.run_id or None,
         )
-        for v in found
+        for v in known_versions(tracker).values()
     ]
     return sorted(versions, key=lambda version: -int(version.number))
+
+
+def known_versions(tracker: Tracker) -> dict[str, Any]:
+    """MLflow's records of the model's versions by number; none when it is not registered."""
+    found = all_pages(tracker, f"name = '{tracker.config.model_name}'")
+    return {str(version.version): version for version in found}
 
 
 def all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:

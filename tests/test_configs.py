@@ -1,11 +1,14 @@
 """Every shipped config and deployment parses; what `--set` and bad input do."""
 
+import asyncio
 import importlib.util
 import inspect
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -88,7 +91,20 @@ def test_recipes_are_as_published(name: str, expected: tuple[Any, ...]) -> None:
 
 def test_deployments_are_found() -> None:
     names = [deployment["name"] for deployment in DEPLOYMENTS]
-    assert names == ["orpo-pipeline", "nightly", "orpo-promote", "orpo-rollback"]
+    assert names == ["orpo-pipeline", "orpo-retrain", "nightly", "orpo-promote", "orpo-rollback"]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_every_night_has_one_run_also_when_clocks_change(zone: str) -> None:
+    """In the zone of prefect.yaml, and in others at the hours that its comment allows."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    (nightly,) = (d for d in DEPLOYMENTS if d["name"] == "nightly")
+    schedule = CronSchedule(cron=nightly["schedules"][0]["cron"], timezone=zone)
+    first = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
+    nights = asyncio.run(schedule.get_dates(n=400, start=first))
+    days = [night.astimezone(ZoneInfo(zone)).date() for night in nights]
+    assert days == [first.date() + timedelta(days=n) for n in range(400)]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
@@ -121,6 +137,19 @@ def test_the_configuration_page_is_up_to_date() -> None:
     assert script.PAGE.read_text(encoding="utf-8") == script.render(), (
         "run `python docs/configuration.py`"
     )
+
+
+def test_a_url_in_the_place_of_a_variable_s_name_is_not_repeated(tmp_path: Path) -> None:
+    source = "{kind: sql, name: a, query: select 1, database_url_variable: 'x://bob:planted@h/d'}"
+    with pytest.raises(UserError, match="database_url_variable") as caught:
+        read_config(None, [f"retraining.sources=[{source}]"])
+    assert "planted" not in str(caught.value)
+
+
+def test_two_sources_have_two_names() -> None:
+    source = "{kind: files, name: a, path: b}"
+    with pytest.raises(UserError, match="a is the name of several sources"):
+        read_config(None, [f"retraining.sources=[{source}, {source}]"])
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from orpo_pipeline.base_model import resolve_base_model
+from orpo_pipeline.data.forgotten import forgotten_rows
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN
 from orpo_pipeline.data.reading.files import SourceFile, find_files, unreadable
 from orpo_pipeline.data.relations.held_out import barred_prompts
@@ -49,6 +50,9 @@ class Inputs:
     held_out_key: str
     """Names how evaluation prompts are chosen: their record is kept under it."""
     barred: pl.Series
+    """Prompts that may not be trained on."""
+    forgotten: pl.Series
+    """Rows that are left out."""
     folder: Path
     """The stage's folder, which may not exist yet."""
     hashes: SourceHashes
@@ -85,6 +89,7 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
     barred = barred_prompts(home / HELD_OUT, except_key=held_out_key)
     if EVAL not in files:  # those that are held out again decide nothing
         barred = barred.filter(~held_out(barred, config.data.eval_fraction))
+    forgotten = forgotten_rows(home)
     decisive = {"eval_fraction", "near_duplicates", "max_pairs_per_prompt"}
     inputs = {
         "settings": settings,
@@ -93,11 +98,22 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
         },
         "data": config.data.model_dump(include=decisive),
         "barred": barred.to_list(),
+        "forgotten": forgotten.to_list(),
         "base_model": base_model.revision,
         "code": code_version("orpo_pipeline.data.preparation"),
     }
     folder = home / "prepared" / fingerprint(inputs)
-    return Inputs(files, base_model, tokens, settings, held_out_key, barred, folder, hashes)
+    return Inputs(
+        files=files,
+        base_model=base_model,
+        tokens=tokens,
+        settings=settings,
+        held_out_key=held_out_key,
+        barred=barred,
+        forgotten=forgotten,
+        folder=folder,
+        hashes=hashes,
+    )
 
 
 def _hashed_files(config: RunConfig, hashes: SourceHashes) -> Files:

@@ -145,11 +145,13 @@ def _with_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.DataFra
 
 
 def row_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.Series:
-    """`rows` (shard, position) as quarantine.parquet shows them.
+    """`rows` (shard, position, code) as quarantine.parquet shows them.
 
-    A row with a defect of its own was stored with its text; that of any other is rebuilt.
+    A row with a defect of its own was stored with its text; that of any other is rebuilt, but for
+    one that is forgotten: reports are kept with every run.
     """
-    texts = read_column(blocks, ROWS, "text", rows)
+    forgotten = rows["code"] == DefectCode.FORGOTTEN.value
+    texts = read_column(blocks, ROWS, "text", rows).set(forgotten, "")
     missing = rows.select("shard", "position").with_row_index().filter(texts.is_null())
     places: list[int] = []
     rebuilt: list[str] = []

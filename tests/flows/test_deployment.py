@@ -153,3 +153,19 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_no_process(deployed: Deployed) 
 
 def is_stage(process: psutil.Process) -> bool:
     return "orpo_pipeline.worker" in process.cmdline()
+
+
+def test_the_nightly_retraining_trains_once_and_then_skips(deployed: Deployed) -> None:
+    registry = {"experiment": "retrained", "model_name": "tiny-again"}
+    config = {**deployed.config, "registry": registry}
+    messages = []
+    for _ in range(2):
+        run = deployed.up.start_run(config, "nightly")
+        deployed.wait_until(run, "COMPLETED")
+        found = prefect_api.call(deployed.up.api, "GET", f"/flow_runs/{run}")
+        messages.append(found["state"]["message"])
+    assert messages == [
+        "trains: the first time, on 60 accepted rows",
+        "skipped: the data is that of version 1",
+    ]
+    assert len(deployed.client().search_model_versions("name = 'tiny-again'")) == 1

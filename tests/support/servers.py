@@ -48,9 +48,9 @@ class Up:
         """State type of a flow run, such as RUNNING."""
         return str(prefect_api.call(self.api, "GET", f"/flow_runs/{run}")["state_type"])
 
-    def start_run(self, config: dict[str, Any]) -> str:
-        """Id of a new flow run of the deployment `orpo-pipeline`."""
-        path = f"/deployments/{self.deployment('orpo-pipeline')['id']}/create_flow_run"
+    def start_run(self, config: dict[str, Any], deployment: str = "orpo-pipeline") -> str:
+        """Id of a new flow run of a deployment."""
+        path = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
         run = prefect_api.call(self.api, "POST", path, {"parameters": {"config": config}})
         return str(run["id"])
 
@@ -59,7 +59,8 @@ class Up:
         return (self.home.parent / "output.txt").read_text()
 
     def deployment(self, name: str) -> dict[str, Any]:
-        path = f"/deployments/name/orpo-pipeline/{name}"
+        flow = "orpo-pipeline" if name == "orpo-pipeline" else "orpo-retrain"
+        path = f"/deployments/name/{flow}/{name}"
         found: dict[str, Any] = prefect_api.call(self.api, "GET", path)
         return found
 

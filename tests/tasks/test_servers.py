@@ -47,12 +47,24 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
     child.wait()
 """
 
+RETRAIN = """
+from prefect import flow
+
+from schemas.config import RunConfig
+
+
+@flow(name="orpo-retrain")
+def orpo_retrain(config: RunConfig = RunConfig(), force: bool = False) -> None:
+    pass
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("up")
     (folder / "checkout" / "flows").mkdir(parents=True)
     (folder / "checkout" / "flows" / "pipeline.py").write_text(FLOW)
+    (folder / "checkout" / "flows" / "retrain.py").write_text(RETRAIN)
     shutil.copy(REPOSITORY / "flows" / "promotion.py", folder / "checkout" / "flows")
     shutil.copy(REPOSITORY / "prefect.yaml", folder / "checkout")
     return folder
@@ -94,9 +106,10 @@ def test_everything_listens_on_this_machine_only(up: Up) -> None:
 def test_deployments_are_registered(up: Up) -> None:
     pool = prefect_api.call(up.api, "GET", "/work_pools/local")
     assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
-    for name in ("orpo-pipeline", "nightly"):
+    flows = {"orpo-pipeline": "pipeline", "orpo-retrain": "retrain", "nightly": "retrain"}
+    for name, module in flows.items():
         deployment = up.deployment(name)
-        assert deployment["entrypoint"] == "flows/pipeline.py:orpo_pipeline"
+        assert deployment["entrypoint"].startswith(f"flows/{module}.py:orpo_")
         assert deployment["work_pool_name"] == "local"
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
@@ -106,6 +119,17 @@ def test_deployments_are_registered(up: Up) -> None:
     (schedule,) = up.deployment("nightly")["schedules"]
     assert schedule["schedule"] == {"cron": "0 3 * * *", "timezone": "UTC", "day_or": True}
     assert schedule["active"] is False
+
+
+def test_announced_data_starts_a_retraining(up: Up) -> None:
+    deployment = up.deployment("orpo-retrain")
+    prefect_api.announce_data(up.api)
+    wanted = {
+        "deployments": {"id": {"any_": [deployment["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+    runs = wait_for(lambda: prefect_api.call(up.api, "POST", "/flow_runs/filter", wanted), 120)
+    assert len(runs) == 1
 
 
 def test_both_databases_are_in_wal_mode(up: Up) -> None:

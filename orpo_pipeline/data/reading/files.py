@@ -74,6 +74,14 @@ def find_files(config: DataConfig) -> dict[str, list[SourceFile]]:
     return by_split
 
 
+def name_with_split(file: SourceFile, split: str) -> str:
+    """The file's name, made to say its split wherever the file lies; two names stay two."""
+    if _belongs_to(file, split):
+        return file.name
+    path = PurePosixPath(file.name)
+    return str(path.with_name(f"{split}-{path.name}"))
+
+
 def unreadable(file: SourceFile, error: Exception) -> UserError:
     """The error of a file that cannot be read as a whole."""
     return UserError(

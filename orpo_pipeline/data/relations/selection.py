@@ -33,6 +33,8 @@ from orpo_pipeline.stages import code_version, fingerprint
 from schemas.config import DataConfig
 from schemas.pairs import DefectCode
 
+FORGOTTEN = "somebody asked for it to be forgotten (`orpo-pipeline forget`)"
+
 NARROW = (
     *("number", "code", "reason", "notes", "row_id", "prompt_id", "source"),
     *("score_chosen", "score_rejected", "prompt_tokens", "chosen_tokens", "rejected_tokens"),
@@ -88,11 +90,13 @@ class Selection:
             duplicate=pl.lit(False),
         )
 
-    def select(self, barred: pl.Series) -> pl.DataFrame:
+    def select(self, barred: pl.Series, forgotten: pl.Series) -> pl.DataFrame:
         """The rows with code, reason, split, group and duplicate decided.
 
-        `barred` are prompt ids that may not be trained on.
+        `barred` are prompt ids that may not be trained on, `forgotten` row ids that are left out.
         """
+        # Before anything else, so that every copy goes and no other row goes because of it.
+        self._leave_out(forgotten)
         self._mark_duplicates()
         self._group_prompts()
         # Also of rows that are out: a prompt stays one of evaluation where its row is too long.
@@ -111,6 +115,14 @@ class Selection:
         withheld = live["prompt_id"].is_in(prompt_ids.drop_nulls().unique().implode())
         training = live["split"] == TRAIN
         self._take_out(code, leaking_reasons(live["group"], training, withheld, reason))
+
+    def _leave_out(self, row_ids: pl.Series) -> None:
+        """Every row with one of these ids, whatever else may be wrong with it."""
+        listed = pl.col("row_id").is_in(row_ids.implode())
+        self.rows = self.rows.with_columns(
+            code=pl.when(listed).then(pl.lit(DefectCode.FORGOTTEN.value)).otherwise("code"),
+            reason=pl.when(listed).then(pl.lit(FORGOTTEN)).otherwise("reason"),
+        )
 
     def _live(self) -> pl.DataFrame:
         return self.rows.with_row_index("row").filter(

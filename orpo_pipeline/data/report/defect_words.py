@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from schemas.pairs import DefectCode, Severity
 
-GROUPS = ("Reading", "Structure", "Text", "Secrets", "Scores", "Tokens", "Repetition", "Leakage")
+GROUPS = (
+    *("Reading", "Structure", "Text", "Secrets", "Scores", "Tokens"),
+    *("Forgotten", "Repetition", "Leakage"),
+)
 """In the order in which a row meets them."""
 
 SEVERITY_WORDS = {
@@ -25,6 +28,11 @@ class DefectWords:
 
 
 DEFECT_WORDS: dict[DefectCode, DefectWords] = {
+    DefectCode.FORGOTTEN: DefectWords(
+        "Forgotten",
+        "Forgotten by request",
+        "Somebody asked that this row is never used again.",
+    ),
     DefectCode.BROKEN_ROW: DefectWords(
         "Reading",
         "Unreadable row",

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from orpo_pipeline.training.packed.batch import Layout
+from orpo_pipeline.training.packed.batch import PairLayout
+from orpo_pipeline.training.packed.blocks import Block, attend_in_blocks, block_layout
 from orpo_pipeline.training.packed.flash import Gathered, flash_over_pairs, gather_layout
 
 PACKED = "orpo_packed"
@@ -43,7 +44,7 @@ def packed_attention(model: Any, name: str = PACKED) -> Iterator[None]:
 class Options:
     """What a layer says about its attention: what transformers passes by these names."""
 
-    layout: Layout
+    layout: PairLayout
     scaling: float | None = None
     """Factor of the scores; None: 1 / sqrt(D)."""
     dropout: float = 0.0
@@ -64,7 +65,7 @@ def sdpa_over_pairs(
     attention_mask: torch.Tensor | None,
     **layer: Any,
 ) -> tuple[torch.Tensor, None]:
-    """torch's fused attention, two calls a pair.
+    """torch's fused attention, two calls a pair; in 16-bit types on a CPU, matrix products.
 
     Args:
         module, attention_mask: not looked at; the interface passes them.
@@ -76,6 +77,9 @@ def sdpa_over_pairs(
         (1, T, heads, D), and no weights.
     """
     options = _options(layer)
+    if _in_blocks(query, options):
+        scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
+        return attend_in_blocks(query, key, value, _blocks(options, query.dtype), scale), None
     # One split, whose gradient is one concatenation: slices would each have one of full size.
     pieces = options.layout.pieces()
     queries, keys, values = (tensor.split(pieces, dim=2) for tensor in (query, key, value))
@@ -120,7 +124,19 @@ def flash_over_packed_pairs(
     return output[None], None
 
 
-def _gathered(layout: Layout, device: torch.device) -> Gathered:
+def _in_blocks(query: torch.Tensor, options: Options) -> bool:
+    plain = options.softcap is None and not options.dropout
+    return plain and query.device.type == "cpu" and query.dtype != torch.float32
+
+
+def _blocks(options: Options, dtype: torch.dtype) -> list[Block]:
+    made, asked = options.layout.made, ("blocks", options.sliding_window, dtype)
+    if asked not in made:
+        made[asked] = block_layout(options.layout, options.sliding_window, dtype)
+    return made[asked]
+
+
+def _gathered(layout: PairLayout, device: torch.device) -> Gathered:
     if device not in layout.made:
         layout.made[device] = gather_layout(layout, device)
     return layout.made[device]
@@ -161,7 +177,7 @@ def _attend(
 
 
 def _mask(
-    layout: Layout, queries: int, keys: int, window: int | None, like: torch.Tensor
+    layout: PairLayout, queries: int, keys: int, window: int | None, like: torch.Tensor
 ) -> torch.Tensor:
     """(queries, keys): 0 where a query may look, -inf elsewhere, in the dtype of `like`."""
     asked = (queries, keys, window)

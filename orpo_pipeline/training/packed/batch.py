@@ -18,7 +18,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class PairLayout:
     """Where each pair of a packed row is."""
 
     segments: tuple[Segment, ...]
@@ -40,7 +40,7 @@ class PackedBatch:
 
     input_ids: torch.Tensor  # (1, T)
     position_ids: torch.Tensor  # (1, T)
-    layout: Layout
+    layout: PairLayout
     predictors: torch.Tensor  # (N,) where in the row the token before the target is
     targets: torch.Tensor  # (N,) token ids, by pair: prompt, chosen, rejected
     counts: tuple[tuple[int, int, int], ...]  # targets of prompt, chosen, rejected, B times
@@ -49,7 +49,7 @@ class PackedBatch:
         return PackedBatch(
             self.input_ids.to(device),
             self.position_ids.to(device),
-            Layout(self.layout.segments),  # what is made of it goes with this copy
+            PairLayout(self.layout.segments),  # what is made of it goes with this copy
             self.predictors.to(device),
             self.targets.to(device),
             self.counts,
@@ -89,7 +89,7 @@ def pack_batch(pairs: Sequence[TokenizedPair], prompt_targets: bool = True) -> P
     return PackedBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        layout=Layout(tuple(segments)),
+        layout=PairLayout(tuple(segments)),
         predictors=torch.tensor(predictors),
         targets=torch.tensor(targets),
         counts=tuple(counts),

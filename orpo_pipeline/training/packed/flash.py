@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from orpo_pipeline.training.packed.batch import Layout
+from orpo_pipeline.training.packed.batch import PairLayout
 
 Kernel = Callable[..., torch.Tensor]
 """flash_attn.flash_attn_varlen_func, or what computes the same."""
@@ -37,7 +37,7 @@ class Gathered:
     back: torch.Tensor  # (T,) where each token's output is behind first + second
 
 
-def gather_layout(layout: Layout, device: torch.device) -> Gathered:
+def gather_layout(layout: PairLayout, device: torch.device) -> Gathered:
     """Row numbers of a layout's parts."""
     first: list[range] = []
     second: list[range] = []

@@ -91,21 +91,16 @@ class _LoraLinear(torch.autograd.Function):
         (gradient,) = gradients
         rows, low, a, b = ctx.saved_tensors
         dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
-        dlow = (dy @ b.to(rows.dtype)).mul_(ctx.scale)  # (T, r)
-        db = (dy.T @ low).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
-        da = dlow.T @ rows if ctx.needs_input_grad[1] else None
+        # Products are rounded to 16 bits once: s, which may be any number, comes after that.
+        dlow = dy @ b.to(rows.dtype)  # (T, r), without s
+        da = (dlow.T @ rows).to(a.dtype).mul_(ctx.scale) if ctx.needs_input_grad[1] else None
+        db = (dy.T @ low).to(b.dtype).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
         dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ ctx.frozen.weight(rows.dtype)
-            dx.addmm_(dlow, a.to(rows.dtype))
+            dx.addmm_(dlow, a.to(rows.dtype), alpha=ctx.scale)
             dx = dx.view(*gradient.shape[:-1], -1).to(ctx.x_dtype)
-        return (
-            dx,
-            None if da is None else da.to(a.dtype),
-            None if db is None else db.to(b.dtype),
-            None,
-            None,
-        )
+        return dx, da, db, None, None
 
 
 def _compute_dtype(x: torch.Tensor) -> torch.dtype:

@@ -1,10 +1,18 @@
 """Log-probs of target tokens without keeping logits, and their gradients."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from orpo_pipeline.planning.memory import LOGIT_CHUNK_BYTES
+
+LEAST_ROWS = 256
+"""Hidden states a chunk, however large the vocabulary: fewer make slow matrix products. On a CPU
+more are not faster."""
+
+CACHED_BYTES = 4 * 1024**2
+"""float32 logits that a CPU works on at a time: they stay in its cache over all passes."""
 
 
 def token_logps(
@@ -38,14 +46,12 @@ class _TokenLogps(torch.autograd.Function):
         targets: torch.Tensor,
         softcap: float | None,
     ) -> torch.Tensor:
-        wanted = ctx.needs_input_grad[0]
         logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        slopes = torch.empty_like(hidden) if wanted else None
-        for part in _chunks(len(targets), len(head)):
-            chunk, slope = _log_prob(hidden[part], head, targets[part, None], softcap)
-            logps[part] = chunk
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for part, logits in _chunks(hidden, head):
+            logps[part] = _turn_into_slopes(logits, targets[part, None], softcap)
             if slopes is not None:
-                slopes[part] = slope.to(head.dtype) @ head
+                slopes[part] = logits @ head
         ctx.softcap = softcap
         kept = (hidden, head, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(slopes, *kept)
@@ -59,27 +65,55 @@ class _TokenLogps(torch.autograd.Function):
         if head is None:
             return for_hidden, None, None, None
         for_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        for part in _chunks(len(targets), len(head)):
-            _, slope = _log_prob(hidden[part], head, targets[part, None], ctx.softcap)
-            slope *= upstream[part, None]
-            for_head += slope.to(head.dtype).T @ hidden[part].to(head.dtype)
+        for part, logits in _chunks(hidden, head):
+            _turn_into_slopes(logits, targets[part, None], ctx.softcap)
+            logits *= upstream[part, None]
+            for_head += logits.T @ hidden[part].to(head.dtype)
         return for_hidden, for_head.to(head.dtype), None, None
 
 
-def _chunks(targets: int, vocabulary: int) -> list[slice]:
-    rows = max(1, LOGIT_CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, start + rows) for start in range(0, targets, rows)]
+def _chunks(hidden: torch.Tensor, head: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Logits (C, V) of some hidden states at a time, all in the same memory.
+
+    New memory for each would cost a CPU more than the product itself: the system clears its pages.
+    """
+    rows = _chunk_rows(head)
+    memory = head.new_empty(min(rows, len(hidden)), len(head))
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        states = hidden[part].to(head.dtype)
+        yield part, torch.mm(states, head.T, out=memory[: len(states)])
+
+
+def _chunk_rows(head: torch.Tensor) -> int:
+    if head.device.type == "cpu":
+        return LEAST_ROWS
+    return max(LEAST_ROWS, LOGIT_CHUNK_BYTES // (len(head) * head.element_size()))
+
+
+def _turn_into_slopes(
+    logits: torch.Tensor, target: torch.Tensor, softcap: float | None
+) -> torch.Tensor:
+    """Log-probs (C,) of `target` (C, 1); in place of the logits (C, V) their slopes."""
+    rows = len(logits)
+    if logits.device.type == "cpu":
+        rows = max(1, CACHED_BYTES // (4 * logits.shape[1]))
+    logps = []
+    for some, their in zip(logits.split(rows), target.split(rows), strict=True):
+        logp, slope = _log_prob(some.float(), their, softcap)
+        some.copy_(slope)
+        logps.append(logp)
+    return torch.cat(logps)
 
 
 def _log_prob(
-    hidden: torch.Tensor, head: torch.Tensor, target: torch.Tensor, softcap: float | None
+    logits: torch.Tensor, target: torch.Tensor, softcap: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob (C,) of `target` (C, 1), and its slope onehot(target) - p by each logit, (C, V).
 
-    In the memory of the logits. Not by `log_softmax`: on a CPU in float32 it is off by 1e-5 nats
-    over a vocabulary of 49,152; this is by 2e-7.
+    In the memory of the logits, which are float32. Not by `log_softmax`: on a CPU in float32 it is
+    off by 1e-5 nats over a vocabulary of 49,152; this is by 2e-7.
     """
-    logits = (hidden.to(head.dtype) @ head.T).float()
     cap_slope = None
     if softcap is not None:
         bent = logits.div_(softcap).tanh_()

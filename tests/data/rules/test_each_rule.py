@@ -12,6 +12,7 @@ from rows import pair_row, write_rows
 
 from orpo_pipeline.data import checking
 from orpo_pipeline.data.checking import RowChecker
+from orpo_pipeline.data.forgotten import mark_forgotten
 from orpo_pipeline.data.preparation import record_evaluated
 from orpo_pipeline.data.reading.files import SourceFile
 from orpo_pipeline.data.reading.readers import read_blocks
@@ -150,7 +151,9 @@ def over(chosen: str, rejected: str, number: int) -> dict[str, Any]:
 
 
 MOST = 2
+FORGOTTEN_NUMBER = 50
 AMONG_ROWS = {
+    DefectCode.FORGOTTEN: ([pair_row(FORGOTTEN_NUMBER)], [pair_row(51)]),
     DefectCode.EVAL_PROMPT_IN_TRAIN: (
         [pair_row(0, prompt=question("WHAT  is 0 plus 0?"))],
         [pair_row(1)],
@@ -220,6 +223,8 @@ def removed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         return run(config, home)
 
     record_evaluated(prepare([pair_row(1)], pair_row(10)), home)
+    forgotten = prepare([pair_row(FORGOTTEN_NUMBER)], pair_row(10))
+    mark_forgotten(home, frame(forgotten, "train")["row_id"], "")
     rows = [row for cases in AMONG_ROWS.values() for case in cases for row in case]
     prepared = prepare(rows, pair_row(0))
     return dict(frame(prepared, "quarantine").select("origin_row", "code").iter_rows())

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from orpo_pipeline.training.packed.attention import sdpa_over_pairs
-from orpo_pipeline.training.packed.batch import Layout, Segment
+from orpo_pipeline.training.packed.batch import PairLayout, Segment
 from orpo_pipeline.training.packed.flash import flash_over_pairs, gather_layout
 
-LAYOUT = Layout((Segment(3, 2, 4), Segment(1, 1, 1), Segment(5, 6, 2)))
+LAYOUT = PairLayout((Segment(3, 2, 4), Segment(1, 1, 1), Segment(5, 6, 2)))
 TOKENS = 25
 
 
@@ -87,7 +87,7 @@ def test_equals_sdpa_over_pairs(window: int | None, softcap: float | None) -> No
 
 def test_row_numbers_by_hand() -> None:
     # prompt 0 1, chosen 2, rejected 3 4 | prompt 5, chosen 6 7, rejected 8
-    gathered = gather_layout(Layout((Segment(2, 1, 2), Segment(1, 2, 1))), torch.device("cpu"))
+    gathered = gather_layout(PairLayout((Segment(2, 1, 2), Segment(1, 2, 1))), torch.device("cpu"))
     assert gathered.first.index.tolist() == [0, 1, 2, 5, 6, 7]
     assert gathered.first.ends.tolist() == [0, 3, 6]
     assert gathered.second.index.tolist() == [3, 4, 8]

@@ -1,0 +1,88 @@
+"""Pairs a CPU second and peak memory over the length of pairs and the pairs of a step.
+
+python benchmarks/curves.py --source FILE --long-source FILE      # make bench-curves BENCH="..."
+python benchmarks/curves.py --source FILE --long-source FILE --ways packed --steps 1
+
+Lengths: pairs of --long-source under several chat.max_length, 4 pairs a step. Pairs of a step: of
+--source. The ways are those of training.py. Numbers go to --output after each run, the figure to
+docs/images.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring import Result, run_job
+from training import MIB, WAYS, merged
+
+JOBS = Path(__file__).with_name("training_jobs.py")
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "training-curves.png"
+LENGTH, PAIRS = "tokens of a prompt and answer at most", "pairs of a step"
+LENGTHS = (128, 256, 512, 1024)
+SIZES = (2, 4, 8, 16)
+
+
+def main() -> None:
+    given = _arguments()
+    lengths = [(LENGTH, given.long_source, length, 4, length) for length in LENGTHS]
+    sizes = [(PAIRS, given.source, 512, pairs, pairs) for pairs in SIZES]
+    points: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="curves-") as home:
+        for curve, source, max_length, pairs, at in [*lengths, *sizes]:
+            for way in given.ways.split(","):
+                config = merged(_config(source, max_length, pairs, given.steps), WAYS[way])
+                job = {"kind": "train", "config": config, "home": home}
+                ran = run_job(job, jobs=JOBS, watched=False)
+                rate, peak = ran["pairs"] / ran["cpu"], ran["peak"] / MIB
+                points.append({"curve": curve, "way": way, "at": at, "rate": rate, "peak": peak})
+                print(points[-1], flush=True)
+                given.output.write_text(json.dumps(points, indent=1), encoding="utf-8")
+    _draw(points, given.figure)
+
+
+def _config(source: Path, max_length: int, pairs: int, steps: int) -> Result:
+    return {
+        "data": {"source": str(source), "max_quarantined_share": 1.0},
+        "chat": {"max_length": max_length},
+        "model": {"base_model": "embedded", "quantization": "nf4"},
+        "training": {"batch_size": pairs, "max_steps": steps + 1},
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--source", type=Path, required=True, help="Pairs for the sizes of steps.")
+    parser.add_argument("--long-source", type=Path, required=True, help="Pairs for the lengths.")
+    parser.add_argument("--ways", default="packed,tuned", help="Of training.py, with commas.")
+    parser.add_argument("--steps", type=int, default=2, help="Measured steps of each run.")
+    parser.add_argument("--output", type=Path, default=Path("curves.json"))
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    return parser.parse_args()
+
+
+def _draw(points: list[Result], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    curves = list(dict.fromkeys(one["curve"] for one in points))
+    plots: Any = figure.subplots(2, len(curves), sharex="col")
+    for column, curve in enumerate(curves):
+        for row, (name, label) in enumerate(
+            (("rate", "pairs a CPU second"), ("peak", "MiB above the loaded model"))
+        ):
+            plot = plots[row, column]
+            for way in dict.fromkeys(one["way"] for one in points):
+                line = [one for one in points if (one["curve"], one["way"]) == (curve, way)]
+                plot.plot([p["at"] for p in line], [p[name] for p in line], "o-", label=way)
+            plot.set(ylabel=label, ylim=(0, None), xscale="log")
+            plot.set_xticks([p["at"] for p in line], [str(p["at"]) for p in line])
+            plot.minorticks_off()
+            plot.legend()
+        plots[1, column].set_xlabel(curve)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Training again when it is worth it: on a schedule, on an event, or when somebody asks."""
+
+import time
+
+from prefect import flow
+from prefect.states import Completed
+
+from flows.pipeline import refuse_early, train_to_promotion
+from orpo_pipeline.retraining.snapshots import on_snapshot
+from schemas.config import RunConfig
+from schemas.retraining import RetrainingResult
+from tasks.prepare import prepare
+from tasks.retraining import decide, look, remember
+
+
+@flow(name="orpo-retrain", persist_result=True, result_serializer="json")
+def orpo_retrain(
+    config: RunConfig = RunConfig(),  # noqa: B008 -- frozen
+    force: bool = False,
+) -> RetrainingResult:
+    """Look at the sources, prepare what is new, and train again if the decision says so.
+
+    Args:
+        config: every knob of the run; `retraining` says what is watched and when it is worth it.
+        force: train whatever the decision would be.
+    """
+    started = time.monotonic()
+    refuse_early(config)
+    snapshot = look(config)
+    config = on_snapshot(config, snapshot)
+    prepared = prepare(config)
+    decision = decide(config, prepared, force)
+    if decision.verdict.trains:
+        pipeline = train_to_promotion(config, prepared, started)
+        # Only now: a run that ends before has seen nothing, and the next one trains on its rows.
+        remember(config, snapshot, prepared, decision, pipeline.version)
+    else:
+        pipeline = None
+    result = RetrainingResult(
+        snapshot=snapshot, prepared=prepared, decision=decision, pipeline=pipeline
+    )
+    # The message stands beside the run in the Prefect UI; who calls the flow gets the result.
+    return Completed(message=decision.because, data=result)  # type: ignore[return-value]

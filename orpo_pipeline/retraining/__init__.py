@@ -1,0 +1,1 @@
+"""Training again: what the sources hold now, what is new in it, and whether it is worth it."""
