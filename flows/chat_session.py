@@ -14,7 +14,7 @@ from orpo_pipeline.inference.answers import Conversation, stream_answer
 from orpo_pipeline.pages.rendering import show_controls
 from schemas.errors import PipelineError
 from schemas.serving import Sampling
-from tasks.chat import ChatModels
+from tasks.chat import ChatModels, require_different
 
 HELP = """/reset          forget the conversation
 /system TEXT    begin anew with a system message; without TEXT: with none
@@ -40,6 +40,7 @@ class ChatSession:
     def choose(self, names: list[str]) -> None:
         """Load these models and begin anew with them. What fails changes nothing."""
         who = self.models.load(names)
+        require_different(names, who)
         self.names, self.who = names, who
         self.reset()
         self.say(f"{' and '.join(self.labels())} answer{'s' if len(who) == 1 else ''}.")

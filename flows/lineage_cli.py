@@ -13,6 +13,7 @@ from flows.configuration import read_config
 from flows.options import ConfigFile, Debug, Overrides
 from schemas.errors import UserError
 from tasks.home import state_home, use_services
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG
 
 if TYPE_CHECKING:  # they import MLflow's settings, and those come from `use_services`
     from tasks.tracking import Tracker
@@ -72,8 +73,8 @@ def _show_version(console: Console, tracker: "Tracker", what: str, rows: Path | 
     table = _facts()
     _fact(table, "model", f"{way.version.name} {way.version.label}")
     _fact(table, "MLflow run", way.run_id or "none is recorded")
-    _fact(table, "base model", way.version.tags.get("orpo.base_model", "not recorded"))
-    _fact(table, "revision", way.version.tags.get("orpo.base_revision", "not recorded"))
+    _fact(table, "base model", way.version.tags.get(BASE_MODEL_TAG, "not recorded"))
+    _fact(table, "revision", way.version.tags.get(BASE_REVISION_TAG, "not recorded"))
     _fact(table, "data set", way.dataset_id or "not recorded")
     if way.stage is None:
         _fact(table, "rows", f"not in {state_home()}: it was prepared elsewhere, or is removed")

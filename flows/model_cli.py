@@ -49,7 +49,7 @@ def chat(
     from tasks.chat import ChatModels, require_different
 
     names = parse_names(compare or who)
-    require_different(names)
+    require_different(names, names)  # better before they are loaded
     with TemporaryDirectory() as scratch, console.status("") as status:
         models = ChatModels(parsed, state_home(), Path(scratch), status.update)
         session = ChatSession(models, sampling, console, names, system)

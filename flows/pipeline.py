@@ -6,7 +6,7 @@ from prefect import flow
 
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
-from tasks.evaluate import evaluate, refuse_impossible_evaluation
+from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
 from tasks.home import state_home
 from tasks.judge import judge
 from tasks.plan import plan, refuse_impossible_requests
@@ -35,6 +35,7 @@ def refuse_early(config: RunConfig) -> None:
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
     refuse_full_training(config)
+    warn_of_closed_gate(config)
 
 
 def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float) -> PipelineResult:

@@ -11,7 +11,8 @@ from flows.configuration import read_config
 from flows.options import ConfigFile, Debug, Overrides
 from schemas.config import RegistryConfig
 from schemas.promotion import PromotionEntry
-from tasks.home import make_folder, state_home
+from tasks.home import state_home, use_services
+from tasks.version_tags import CHAMPION
 
 Because = Annotated[str, typer.Option(help="Why, in a sentence; the history keeps it.")]
 
@@ -21,7 +22,6 @@ def promotions(
 ) -> None:
     """Show the history of the champion: who, when, from, to, why."""
     registry = _registry(config, overrides)
-    from tasks.promotion import CHAMPION
     from tasks.promotion_requests import history_and_aliases
 
     entries, aliases = history_and_aliases(registry, state_home())
@@ -56,7 +56,7 @@ def promote(
         console.print(f"The gate has never decided on version {version}.")
     else:
         console.print(gate_as_table(decision))
-        console.print(escape(f"The gate said {decision.verdict.value}: {decision.because}"))
+        console.print(_shown(f"The gate said {decision.verdict.value}: {decision.because}"))
     console.print("Loading it in a fresh process ...", style="dim")
     _print_move(promote_by_hand(registry, state_home(), version, because), console)
 
@@ -78,13 +78,8 @@ def rollback(
 
 def _registry(config: ConfigFile, overrides: Overrides) -> RegistryConfig:
     """The configuration's registry, with MLflow's settings made before it is imported."""
-    import os
-
-    from tasks.home import service_environment
-
     registry = read_config(config, overrides or ()).registry
-    make_folder(state_home())
-    os.environ.update(service_environment(state_home()))
+    use_services(state_home())
     return registry
 
 
@@ -115,9 +110,16 @@ def _history_table(entries: list[PromotionEntry], model_name: str) -> Table:
             f"{promotion.when:%Y-%m-%d %H:%M:%S}",
             promotion.from_version or "-",
             promotion.to_version,
-            escape(f"{promotion.kind.value}, {promotion.who}"),
+            _shown(f"{promotion.kind.value}, {promotion.who}"),
             decision.verdict.value if decision else "-",
             entry.state.value,
-            escape(promotion.because),
+            _shown(promotion.because),
         )
     return table
+
+
+def _shown(text: str) -> str:
+    """Text of a shared registry, whose control characters must not reach the terminal."""
+    from orpo_pipeline.pages.rendering import show_controls
+
+    return escape(show_controls(text))

@@ -4,15 +4,20 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from orpo_pipeline.adapter_files import CONFIG, WEIGHTS
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage
 from schemas.errors import UserError
 from schemas.results import Champion
 from tasks.tracking import ADAPTER_TAG, Tracker
-
-ALIAS, PREVIOUS = "champion", "previous"
-CONFIG = "adapter_config.json"
-BASE_MODEL_TAG, BASE_REVISION_TAG = "orpo.base_model", "orpo.base_revision"
-PREPARED_TAG = "orpo.prepared_id"
+from tasks.version_tags import (
+    BASE_MODEL_TAG,
+    BASE_REVISION_TAG,
+    CHAMPION,
+    PREPARED_TAG,
+    PREVIOUS,
+    SHA256_TAG,
+)
+from tasks.versions import find_aliases, require_whole
 
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
@@ -26,11 +31,9 @@ def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
         tracker: the store with the registry.
         candidate: adapter id of the candidate.
     """
-    name = tracker.config.model_name
-    models = tracker.client.search_registered_models(f"name = '{name}'")
-    aliases = models[0].aliases if models else {}
-    for alias in (ALIAS, PREVIOUS):
-        found = _describe(tracker, str(aliases[alias]), alias) if alias in aliases else None
+    aliases = find_aliases(tracker) or {}
+    for alias in (CHAMPION, PREVIOUS):
+        found = _describe(tracker, aliases[alias], alias) if alias in aliases else None
         if found is None or found.adapter_id != candidate:
             return found
     return None
@@ -61,7 +64,7 @@ def _describe(tracker: Tracker, version: str, alias: str) -> Champion:
 def fetch_champion(tracker: Tracker, champion: Champion) -> None:
     """Bring the champion's adapter into the state folder, whole or not at all.
 
-    Raises UserError when the version holds none.
+    Raises UserError when the version holds none, EnvironmentFault when it is damaged.
     """
     if is_complete(champion.path):
         return
@@ -71,8 +74,12 @@ def fetch_champion(tracker: Tracker, champion: Champion) -> None:
             raise UserError(
                 f"Version {champion.version} of {tracker.config.model_name} holds no {CONFIG}.",
                 "a version with an adapter, as the register stage makes them.",
-                f"Move the alias `{ALIAS}` to a version that has one.",
+                f"Move the alias `{CHAMPION}` to a version that has one.",
             )
+        name, version = tracker.config.model_name, champion.version
+        tags = tracker.client.get_model_version(name, version).tags
+        # A damaged champion would measure worse than it is, and be easy to beat.
+        require_whole(name, version, found / WEIGHTS, tags.get(SHA256_TAG))
         with new_stage(champion.path) as temporary:
             shutil.copytree(found, temporary, dirs_exist_ok=True)
 
@@ -86,5 +93,5 @@ def require_same_base(champion: Champion, base_model: str, revision: str) -> Non
         f"({champion.base_revision[:12]}), not of {base_model} ({revision[:12]}).",
         "a champion of the base model that this run trains on.",
         "Give each base model a registered model of its own (registry.model_name), or remove the "
-        f"alias `{ALIAS}` from that version.",
+        f"alias `{CHAMPION}` from that version.",
     )

@@ -90,11 +90,16 @@ class ChatModels:
         self.tokenizers[BASE] = chat.tokenizer, settings.stop_token_ids
 
 
-def require_different(names: list[str]) -> None:
-    """Raise UserError when one name stands twice."""
-    if len(set(names)) < len(names):
+def require_different(names: list[str], who: list[str]) -> None:
+    """Raise UserError when two of the names are one model.
+
+    Args:
+        names: as somebody typed them.
+        who: the same as `base` or version numbers; the names again where that is not known yet.
+    """
+    if len(set(who)) < len(who):
         raise UserError(
-            f"A name stands twice in {', '.join(names)}.",
+            f"Two of {', '.join(names)} are the same model.",
             "different models to compare.",
             "Name each once, for example --compare base,champion.",
         )

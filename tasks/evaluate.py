@@ -1,11 +1,13 @@
 """Task `evaluate`: base model, candidate and champion on the same held-out pairs."""
 
+import logging
 from datetime import timedelta
 
 from prefect import task
 
 from orpo_pipeline.evaluation.benchmarks import require_benchmarks
 from orpo_pipeline.evaluation.evaluate import evaluation_folder, load_evaluation
+from orpo_pipeline.evaluation.gate import never_measured
 from orpo_pipeline.evaluation.judge.judge import read_key
 from schemas.config import RunConfig
 from schemas.evaluation_config import EvaluationConfig
@@ -19,12 +21,26 @@ from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
 from tasks.tracking import recorded_run
 
+log = logging.getLogger(__name__)
+
 
 def refuse_impossible_evaluation(settings: EvaluationConfig) -> None:
     """Raise the error of a missing package or key now, not after the training."""
     require_benchmarks(settings)
     if settings.judge is not None:
         read_key(settings.judge)
+
+
+def warn_of_closed_gate(config: RunConfig) -> None:
+    """Say now, not after the training, that the gate is going to fail for want of a figure."""
+    missing = never_measured(config)
+    if missing:
+        log.warning(
+            "The gate will promote nothing: it asks for %s, which this configuration does not "
+            "measure. See evaluation.drift_pairs, evaluation.generations and evaluation.judge, or "
+            "gate.primary and gate.guardrails.",
+            ", ".join(figure.value for figure in missing),
+        )
 
 
 @task(**stage_task("evaluate", timedelta(days=1), retries=2, delay=timedelta(seconds=30)))

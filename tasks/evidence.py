@@ -3,24 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import polars as pl
 
+from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from orpo_pipeline.stages import file_sha256
-from schemas.errors import UserError
+from schemas.errors import EnvironmentFault, UserError
 from schemas.gate_decision import GateDecision
 from schemas.plan import TrainingPlan
 from schemas.promotion import FixedPair, SmokeJob
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
 from tasks.tracking import Tracker
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, SHA256_TAG
+from tasks.versions import Version, list_versions
 
 FOLDER = "promotion"
 PAIR = "fixed_pair.json"
 DECISION = "gate.json"
-SHA256_TAG = "orpo.adapter_sha256"
-WEIGHTS = "adapter_model.safetensors"
+PAGE = "gate.html"
+"""The decision's place among a run's artifacts, for people."""
+
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """Nats per token. Batching, kernels and devices round differently; a wrong adapter or base model
@@ -69,44 +72,52 @@ def store_evidence(
     tracker.client.set_model_version_tag(name, version, SHA256_TAG, sha256)
 
 
-def store_decision(tracker: Tracker, run_id: str, decision: GateDecision) -> None:
-    """Keep the gate's newest answer about the run's version."""
+def store_decision(tracker: Tracker, run_id: str, decision: GateDecision, page: str) -> None:
+    """Keep the gate's newest answer about the run's version, and its page."""
     tracker.client.log_text(run_id, decision.model_dump_json(indent=1), f"{FOLDER}/{DECISION}")
+    tracker.client.log_text(run_id, page, PAGE)
 
 
 def read_evidence(tracker: Tracker, version: str) -> Evidence:
-    """UserError when there is no such version, or it was registered without evidence."""
+    """UserError when there is no such version, or it was registered without evidence.
+
+    EnvironmentFault when its evidence cannot be read.
+    """
     found = require_version(tracker, version)
     files = _read_folder(tracker, found.run_id) if found.run_id else {}
     sha256 = found.tags.get(SHA256_TAG)
-    if PAIR not in files or sha256 is None:
+    if found.run_id is None or PAIR not in files or sha256 is None:
         raise UserError(
             f"Version {version} of {tracker.config.model_name} has no evidence to be tested "
             "against.",
             f"the tag {SHA256_TAG}, and {FOLDER}/{PAIR} in its run.",
             "Run its configuration again: registering it anew stores both.",
         )
-    decision = files.get(DECISION)
+    try:
+        pair = FixedPair.model_validate_json(files[PAIR])
+        decision = GateDecision.model_validate_json(files[DECISION]) if DECISION in files else None
+    except ValueError as error:
+        raise EnvironmentFault(
+            f"The evidence of version {version} of {tracker.config.model_name} cannot be read: "
+            f"{' '.join(str(error).split())}",
+            f"{FOLDER}/{PAIR} and {FOLDER}/{DECISION} in run {found.run_id}, as this project wrote "
+            "them.",
+            "Run its configuration again: registering it anew stores both.",
+        ) from error
     return Evidence(
         version=version,
         run_id=found.run_id,
-        dataset_id=found.tags.get("orpo.dataset_id"),
+        dataset_id=found.tags.get(DATASET_TAG),
         adapter_sha256=sha256,
-        base_model=f"{found.tags.get('orpo.base_model')} {found.tags.get('orpo.base_revision')}",
-        pair=FixedPair.model_validate_json(files[PAIR]),
-        decision=GateDecision.model_validate_json(decision) if decision else None,
+        base_model=f"{found.tags.get(BASE_MODEL_TAG)} {found.tags.get(BASE_REVISION_TAG)}",
+        pair=pair,
+        decision=decision,
     )
 
 
-def known_versions(tracker: Tracker) -> dict[str, Any]:
-    """MLflow's records of the model's versions, by number."""
-    name = tracker.config.model_name
-    return {str(v.version): v for v in tracker.client.search_model_versions(f"name = '{name}'")}
-
-
-def require_version(tracker: Tracker, version: str) -> Any:
-    """MLflow's record of a version; UserError that lists those that are there."""
-    known = known_versions(tracker)
+def require_version(tracker: Tracker, version: str) -> Version:
+    """The version of that number; UserError that lists those that are there."""
+    known = {one.number: one for one in list_versions(tracker)}
     if version not in known:
         raise UserError(
             f"{tracker.config.model_name} has no version {version}.",

@@ -22,9 +22,8 @@ from schemas.config import RunConfig
 from schemas.model_card import Drift, ModelCard
 from schemas.serving import ServingSettings
 from schemas.tokens import TokenizedPair
-from tasks.champion import PREPARED_TAG
-from tasks.lineage import DATASET_TAG
 from tasks.tracking_models import registry
+from tasks.version_tags import DATASET_TAG, PREPARED_TAG
 from tasks.versions import Version, fetch_version, find_version
 
 Notify = Callable[[str], None]

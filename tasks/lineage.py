@@ -8,11 +8,10 @@ from urllib.parse import quote
 from orpo_pipeline.data.lineage import PreparedStage, RowPlace, find_row, find_stage
 from schemas.errors import UserError
 from schemas.results import PreparedData
-from tasks.champion import PREPARED_TAG
 from tasks.tracking import Tracker
+from tasks.version_tags import DATASET_TAG, PREPARED_TAG
 from tasks.versions import Version, find_version, list_versions
 
-DATASET_TAG = "orpo.dataset_id"
 VERSION_TAG = "orpo.model_version"
 NOTE_TAG = "mlflow.note.content"
 SHORTEST_ID = 6

@@ -5,20 +5,16 @@ from datetime import timedelta
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from orpo_pipeline.evaluation.decision_page import Evidence, render_decision
 from orpo_pipeline.evaluation.gate import gate_markdown
 from schemas.config import RunConfig
 from schemas.promotion import PromotionResult
 from schemas.results import EvaluationReport, RegisteredVersion
+from tasks.evidence import PAGE
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link, version_link
 from tasks.policies import stage_task
 from tasks.promotion_requests import promote_if_better
-from tasks.tracking import Tracker
 from tasks.tracking_models import registry
-
-PAGE = "gate.html"
-"""The decision's place among a run's artifacts."""
 
 
 @task(**stage_task("promote", timedelta(hours=2), retries=3, delay=timedelta(seconds=20)))
@@ -28,10 +24,6 @@ def promote(
     """Ask the gate, and move the champion when it says so; doing it twice changes nothing."""
     with registry(config.registry, state_home()) as tracker:
         result = promote_if_better(tracker, config.gate, version, evaluation)
-        if result.decision is not None:
-            evidence = _evidence(tracker, version)
-            page = render_decision(result.decision, evaluation, config.gate, evidence)
-            tracker.client.log_text(version.run_id, page, PAGE)
     address = mlflow_address(version.tracking_uri, state_home())
     title = f"## {version_link(address, version.model_name, version.version)}: "
     run = run_link(address, version.experiment_id, version.run_id)
@@ -41,14 +33,3 @@ def promote(
         text += f"\n{gate_markdown(result.decision)}"
     create_markdown_artifact(text, key="gate")
     return result
-
-
-def _evidence(tracker: Tracker, version: RegisteredVersion) -> Evidence:
-    tags = tracker.client.get_model_version(version.model_name, version.version).tags
-    return Evidence(
-        model_name=version.model_name,
-        version=version.version,
-        run_id=version.run_id,
-        dataset_id=tags["orpo.dataset_id"],
-        base_model=tags["orpo.base_model"],
-    )

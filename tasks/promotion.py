@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from schemas.errors import UserError
 from schemas.gate_decision import GateDecision
 from schemas.promotion import Promotion, PromotionEntry, PromotionKind, PromotionState
-from tasks.evidence import known_versions, read_evidence, smoke_job
+from tasks.evidence import read_evidence, smoke_job
 from tasks.promotion_history import append, last_counted, now_utc, read_history, set_state
 from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
-
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS
+from tasks.versions import find_aliases, list_versions, read_aliases
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,6 @@ class PromotionRequest:
     alias: str | None = None
     """The version is loaded by this alias in its smoke test; None: by its number."""
     decision: GateDecision | None = None
-
-
-def read_aliases(tracker: Tracker) -> dict[str, str]:
-    """Version by alias."""
-    found = tracker.client.get_registered_model(tracker.config.model_name).aliases
-    return {alias: str(version) for alias, version in found.items()}
 
 
 def promote_version(tracker: Tracker, request: PromotionRequest) -> PromotionEntry:
@@ -91,7 +85,8 @@ def finish(tracker: Tracker, entry: PromotionEntry) -> PromotionEntry:
     Abandoned when the champion is a third version by now, or the new one was deleted.
     """
     client, name, promotion = tracker.client, tracker.config.model_name, entry.promotion
-    aliases, versions = read_aliases(tracker), known_versions(tracker)
+    aliases = read_aliases(tracker)
+    versions = {version.number for version in list_versions(tracker)}
     expected = (promotion.from_version, promotion.to_version)
     if aliases.get(CHAMPION) not in expected or promotion.to_version not in versions:
         return set_state(tracker, entry, PromotionState.ABANDONED)
@@ -122,7 +117,8 @@ def repair(tracker: Tracker) -> list[PromotionEntry]:
 
 def lost_champion(tracker: Tracker, history: list[PromotionEntry]) -> UserError | None:
     """The error when there was a champion and its alias is gone; None when all is well."""
-    if CHAMPION in read_aliases(tracker):
+    aliases = find_aliases(tracker)
+    if aliases is None or CHAMPION in aliases:  # without the model there is nothing to lose
         return None
     moved = [e for e in history if e.state is PromotionState.COMPLETED]
     if not moved:
@@ -151,11 +147,13 @@ def _require_champion(tracker: Tracker, expected: str | None) -> None:
 
 
 def _moved(tracker: Tracker, expected: str | None) -> UserError:
-    """The alias is not what the comparison was made with."""
+    """The alias is not what the comparison was made with, or is about to be another's."""
     name = tracker.config.model_name
     now = read_aliases(tracker).get(CHAMPION)
     last = last_counted(read_history(tracker))
     by = ""
+    if last is not None and last.state is PromotionState.INTENDED:
+        now = last.promotion.to_version  # written first; its alias may not have moved yet
     if last is not None and now == last.promotion.to_version:
         by = f" (promotion {last.number} by {last.promotion.who}, {last.promotion.when:%F %T} UTC)"
     return UserError(

@@ -13,11 +13,11 @@ from typing import Any
 from schemas.errors import EnvironmentFault
 from schemas.promotion import Promotion, PromotionEntry, PromotionState
 from tasks.tracking import Tracker
+from tasks.versions import all_pages
 
 PROMOTION_TAG = "orpo.promotion"
 STATE_TAG = "orpo.state"
 COMPLETED_TAG = "orpo.completed"
-PAGE = 1000
 
 
 def history_name(model_name: str) -> str:
@@ -27,17 +27,7 @@ def history_name(model_name: str) -> str:
 
 def read_history(tracker: Tracker) -> list[PromotionEntry]:
     """All promotions, oldest first; those that came too late are marked so."""
-    name = history_name(tracker.config.model_name)
-    versions: list[Any] = []
-    token = None
-    while True:
-        page = tracker.client.search_model_versions(
-            f"name = '{name}'", max_results=PAGE, page_token=token
-        )
-        versions.extend(page)
-        token = page.token
-        if not token:
-            break
+    versions = all_pages(tracker, f"name = '{history_name(tracker.config.model_name)}'")
     return mark_overtaken(sorted(map(_entry, versions), key=lambda entry: entry.number))
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from orpo_pipeline.evaluation.decision_page import Subject, render_decision
 from orpo_pipeline.evaluation.gate import decide
 from schemas.config import RegistryConfig
 from schemas.errors import UserError
@@ -11,17 +12,15 @@ from schemas.promotion import PromotionEntry, PromotionKind, PromotionResult, Pr
 from schemas.results import EvaluationReport, RegisteredVersion
 from tasks.evidence import read_evidence, require_version, store_decision
 from tasks.promotion import (
-    CHALLENGER,
-    CHAMPION,
-    PREVIOUS,
     PromotionRequest,
     lost_champion,
     promote_version,
-    read_aliases,
     repair,
 )
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
+from tasks.version_tags import BASE_MODEL_TAG, CHALLENGER, CHAMPION, DATASET_TAG, PREVIOUS
+from tasks.versions import read_aliases
 
 VERDICT_TAG = "orpo.verdict"
 DECISION_TAG = "orpo.decision"
@@ -47,7 +46,9 @@ def promote_if_better(
     name, version = candidate.model_name, candidate.version
     tracker.client.set_registered_model_alias(name, CHALLENGER, version)
     decision = decide(evaluation.comparisons, gate, champion, evaluation.identity)
-    store_decision(tracker, candidate.run_id, decision)
+    page = render_decision(decision, evaluation, gate, _subject(tracker, candidate))
+    # Before anything moves, so that a kill or a failed smoke test leaves no promotion without it.
+    store_decision(tracker, candidate.run_id, decision, page)
     tracker.client.set_model_version_tag(name, version, DECISION_TAG, decision.because)
     tracker.client.set_model_version_tag(name, version, VERDICT_TAG, decision.verdict.value)
     if decision.verdict is not Verdict.PROMOTE:
@@ -95,7 +96,6 @@ def roll_back(config: RegistryConfig, home: Path, because: str) -> PromotionEntr
     """
     _require_reason(because)
     with registry(config, home) as tracker:
-        tracker.ensure_model(config.model_name)
         repair(tracker)
         aliases = read_aliases(tracker)
         if CHAMPION not in aliases or PREVIOUS not in aliases:
@@ -118,7 +118,7 @@ def history_and_aliases(
 ) -> tuple[list[PromotionEntry], dict[str, str]]:
     """All promotions, the last one finished if a killed process left it, and version by alias."""
     with registry(config, home) as tracker:
-        tracker.ensure_model(config.model_name)
+        read_aliases(tracker)  # says so when there is no such model
         return repair(tracker), read_aliases(tracker)
 
 
@@ -135,6 +135,17 @@ def _earlier(history: list[PromotionEntry], version: str, champion: str | None) 
         f"version {version} has been the champion until promotion {by.number} "
         f"({by.promotion.kind.value} by {by.promotion.who}: {by.promotion.because}); "
         f"`orpo-pipeline promote {version} --because ...` would bring it back"
+    )
+
+
+def _subject(tracker: Tracker, candidate: RegisteredVersion) -> Subject:
+    tags = require_version(tracker, candidate.version).tags
+    return Subject(
+        model_name=candidate.model_name,
+        version=candidate.version,
+        run_id=candidate.run_id,
+        dataset_id=tags.get(DATASET_TAG, "not recorded"),
+        base_model=tags.get(BASE_MODEL_TAG, "not recorded"),
     )
 
 

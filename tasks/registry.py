@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from orpo_pipeline.adapter_files import CONFIG, WEIGHTS
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.curves import training_curves
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram
@@ -20,11 +21,12 @@ from schemas.serving import ServingSettings
 from tasks.lineage import lineage_links, link_run_and_version
 from tasks.model_card import card_files
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, PREPARED_TAG
 from tasks.versions import SERVING
 
 ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
+    CONFIG,
+    WEIGHTS,
     "chat_template.jinja",
     "tokenizer.json",
     "tokenizer.model",
@@ -54,7 +56,7 @@ def record_run(
     points = read_metrics(adapter.path / "metrics.jsonl")
     tracker.deliver_points(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
-    tracker.log_points(run_id, figure_points(adapter, evaluation))
+    tracker.correct_points(run_id, figure_points(adapter, evaluation))
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
     client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
@@ -141,10 +143,10 @@ def register_version(
             model_id=model_id,
             tags={
                 ADAPTER_TAG: adapter.adapter_id,
-                "orpo.dataset_id": prepared.dataset_id,
-                "orpo.prepared_id": prepared.prepared_id,
-                "orpo.base_model": prepared.base_model.name,
-                "orpo.base_revision": prepared.base_model.revision,
+                DATASET_TAG: prepared.dataset_id,
+                PREPARED_TAG: prepared.prepared_id,
+                BASE_MODEL_TAG: prepared.base_model.name,
+                BASE_REVISION_TAG: prepared.base_model.revision,
             },
         )
         version = str(created.version)

@@ -12,14 +12,14 @@ from orpo_pipeline.retraining.watermark import Watermark, commit_watermark, read
 from schemas.config import RunConfig
 from schemas.results import PreparedData, RegisteredVersion
 from schemas.retraining import RetrainingDecision, Snapshot, Trained
-from tasks.evidence import known_versions
 from tasks.home import state_home
 from tasks.policies import stage_task
-from tasks.promotion import CHAMPION, read_aliases
 from tasks.promotion_history import now_utc
 from tasks.retraining_page import decision_markdown
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
+from tasks.version_tags import CHAMPION
+from tasks.versions import known_versions, read_aliases
 
 DECISION_TAG = "orpo.retraining"
 """Of the experiment: when `orpo-retrain` last decided, and what. Of a run: why it was made."""

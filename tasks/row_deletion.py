@@ -7,11 +7,10 @@ from typing import Any
 
 from orpo_pipeline.data.row_search import row_uses
 from schemas.config import RegistryConfig
-from tasks.champion import PREPARED_TAG
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
-
-PAGE = 1000
+from tasks.version_tags import PREPARED_TAG
+from tasks.versions import all_pages
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,6 @@ def versions_that_used(config: RegistryConfig, home: Path, row_ids: set[str]) ->
 
 def _versions(tracker: Tracker) -> Iterator[Any]:
     """All versions of all models that this project has registered."""
-    token = None
-    while True:
-        page = tracker.client.search_model_versions("", max_results=PAGE, page_token=token)
-        yield from (version for version in page if PREPARED_TAG in version.tags)
-        token = page.token
-        if not token:
-            return
+    for version in all_pages(tracker, ""):
+        if PREPARED_TAG in version.tags:
+            yield version

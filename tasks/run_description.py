@@ -10,6 +10,7 @@ from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.tracking_store import without_password
+from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, PREPARED_TAG
 
 ALWAYS_SHOWN = frozenset(
     {
@@ -64,10 +65,10 @@ def tags(prepared: PreparedData, commit: str | None) -> dict[str, str]:
         "mlflow.source.name": f"orpo-pipeline {version('orpo-pipeline')}",
         "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit} if commit else {}),
-        "orpo.dataset_id": prepared.dataset_id,
-        "orpo.prepared_id": prepared.prepared_id,
-        "orpo.base_model": base.name,
-        "orpo.base_revision": base.revision,
+        DATASET_TAG: prepared.dataset_id,
+        PREPARED_TAG: prepared.prepared_id,
+        BASE_MODEL_TAG: base.name,
+        BASE_REVISION_TAG: base.revision,
     }
 
 

@@ -11,15 +11,15 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orpo_pipeline.stages import file_sha256
+from orpo_pipeline.adapter_files import WEIGHTS
 from schemas.errors import ERRORS_BY_EXIT_CODE, EnvironmentFault, PipelineError, UserError
 from schemas.jobs import Failed
 from schemas.promotion import FixedPair, SmokeJob, SmokeTest
 from schemas.tokens import TokenizedPair
 from tasks.stage_process import child_environment
 from tasks.tracking_models import ADAPTER, download_version, load_version, version_with_alias
+from tasks.versions import require_whole
 
-WEIGHTS = "adapter_model.safetensors"
 ANSWER_TOKENS = 16
 TIMEOUT_SECONDS = 1800
 """Time to download an adapter, load its base model and answer once."""
@@ -46,7 +46,9 @@ def run_smoke_test(job: SmokeJob) -> SmokeTest:
         finally:
             os.close(reader)
             os.close(lifeline)
-        if not result.is_file():
+        # One that crashes at its end, behind its result, has no exit code of ours either.
+        known = {0, *ERRORS_BY_EXIT_CODE}
+        if not result.is_file() or finished.returncode not in known:
             reason = finished.stderr.strip().rpartition("\n")[2].strip()
             raise _unusable(job, f"its process ended with {finished.returncode}, saying: {reason}")
         text = result.read_text(encoding="utf-8")
@@ -75,7 +77,8 @@ def smoke_test(job: SmokeJob) -> SmokeTest:
         suffix = f"@{job.alias}" if job.alias is not None else f"/{job.version}"
         uri = f"models:/{job.model_name}{suffix}"
         folder = download_version(job.tracking_uri, uri, Path(scratch))
-        _check_bytes(job, folder / ADAPTER / WEIGHTS)
+        weights = folder / ADAPTER / WEIGHTS
+        require_whole(job.model_name, job.version, weights, job.adapter_sha256)
         model = load_version(folder)
         difference = largest_difference(model.unwrap_python_model().model, job.pair)
         if not difference <= job.pair.tolerance:  # NaN is not within it
@@ -102,19 +105,6 @@ def largest_difference(model: object, pair: FixedPair) -> float:
         abs(score.chosen_logp - pair.chosen_logp) / len(pair.chosen_ids),
         abs(score.rejected_logp - pair.rejected_logp) / len(pair.rejected_ids),
     )
-
-
-def _check_bytes(job: SmokeJob, weights: Path) -> None:
-    found = file_sha256(weights) if weights.is_file() else "no such file"
-    if found != job.adapter_sha256:
-        raise EnvironmentFault(
-            f"The adapter of version {job.version} of {job.model_name} is damaged in the artifact "
-            f"store: SHA-256 {found}.",
-            f"{job.adapter_sha256}, as it was registered.",
-            f"Restore {WEIGHTS} from a backup, or delete the version and run its configuration "
-            "again: the adapter is still in the state folder where it was trained. Nothing was "
-            "promoted.",
-        )
 
 
 def _unusable(job: SmokeJob, because: str) -> EnvironmentFault:

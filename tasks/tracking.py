@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -161,21 +161,25 @@ class Tracker:
 
     def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """Log the points that the run does not have yet: no gap, nothing twice."""
-        names = {name for point in points for name in point["values"]}
-        known = {
-            name: {metric.step for metric in self.client.get_metric_history(run_id, name)}
-            for name in names
-        }
-        missing = [
-            {
-                "step": point["step"],
-                "values": {
-                    n: v for n, v in point["values"].items() if point["step"] not in known[n]
-                },
-            }
-            for point in points
-        ]
-        self.log_points(run_id, missing)
+        known = self._known_values(run_id, points)
+        self.log_points(run_id, _left(points, lambda name, step, _: step not in known[name]))
+
+    def correct_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
+        """The same for figures that may be measured anew: another value than the newest, too."""
+        known = self._known_values(run_id, points)
+        self.log_points(
+            run_id, _left(points, lambda name, step, value: known[name].get(step) != value)
+        )
+
+    def _known_values(
+        self, run_id: str, points: Sequence[dict[str, Any]]
+    ) -> dict[str, dict[int, float]]:
+        """The newest value of each step, by name."""
+        known = {}
+        for name in {name for point in points for name in point["values"]}:
+            history = self.client.get_metric_history(run_id, name)  # in no order
+            known[name] = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
+        return known
 
     def log_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """Log points as they are."""
@@ -280,3 +284,16 @@ class Tracker:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""
         if self.client.get_run(run_id).info.status != "FINISHED":
             self.client.set_terminated(run_id, "FINISHED")
+
+
+def _left(
+    points: Sequence[dict[str, Any]], wanted: Callable[[str, int, float], bool]
+) -> list[dict[str, Any]]:
+    """The points with those of their values whose name, step and value are wanted."""
+    return [
+        {
+            "step": point["step"],
+            "values": {n: v for n, v in point["values"].items() if wanted(n, point["step"], v)},
+        }
+        for point in points
+    ]

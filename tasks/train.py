@@ -11,15 +11,17 @@ from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
-from schemas.results import PreparedData, TrainedAdapter
+from schemas.results import BaseModelRecord, PreparedData, TrainedAdapter
 from tasks.champion import find_champion, require_same_base
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
+from tasks.promotion import lost_champion
+from tasks.promotion_history import read_history
 from tasks.stage_process import run_stage
-from tasks.tracking import recorded_run
+from tasks.tracking import Tracker, recorded_run
 
 
 def refuse_full_training(config: RunConfig) -> None:
@@ -33,6 +35,19 @@ def refuse_full_training(config: RunConfig) -> None:
             "training.method lora.",
             "Remove training.method, or call the train stage alone (docs/train.md).",
         )
+
+
+def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> None:
+    """Raise UserError now for a champion that would stop the run after its training.
+
+    That is one whose alias was deleted, and one that was made for another base model.
+    """
+    lost = lost_champion(tracker, read_history(tracker))
+    if lost is not None:
+        raise lost
+    champion = find_champion(tracker, candidate)
+    if champion is not None:
+        require_same_base(champion, base.name, base.revision)
 
 
 @task(**stage_task("train", timedelta(days=7), retries=2, delay=timedelta(seconds=30)))
@@ -51,9 +66,7 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
         recorded_run(config.registry, home, identity) as (tracker, run_id),
         StageProgress("train") as progress,
     ):
-        champion = find_champion(tracker, identity)
-        if champion is not None:  # better now than after the training
-            require_same_base(champion, prepared.base_model.name, prepared.base_model.revision)
+        refuse_champion(tracker, identity, prepared.base_model)
         tracker.describe_run(run_id, config, prepared, plan)
         link = run_link(mlflow_address(tracker.uri, home), tracker.experiment_id(), run_id)
         create_markdown_artifact(f"Curves, data report and plan: {link}", key="mlflow-run")

@@ -6,9 +6,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from orpo_pipeline.adapter_files import WEIGHTS
+from orpo_pipeline.stages import file_sha256
 from schemas.errors import EnvironmentFault, UserError
 from schemas.serving import ServingSettings
 from tasks.tracking import Tracker
+from tasks.version_tags import SHA256_TAG
 
 SERVING = "serving.json"
 
@@ -31,7 +34,7 @@ class Version:
 
 def find_version(tracker: Tracker, wanted: str) -> Version:
     """The version of an alias or a number. Raises UserError that names what there is."""
-    aliases = model_aliases(tracker)
+    aliases = read_aliases(tracker)
     number = aliases.get(wanted, wanted)
     for version in list_versions(tracker):
         if version.number == number:
@@ -45,11 +48,19 @@ def find_version(tracker: Tracker, wanted: str) -> Version:
     )
 
 
-def model_aliases(tracker: Tracker) -> dict[str, str]:
-    """Alias to version number. Raises UserError when the model is not registered."""
+def find_aliases(tracker: Tracker) -> dict[str, str] | None:
+    """Version number by alias; None when the model is not registered."""
     name = tracker.config.model_name
     for model in tracker.client.search_registered_models(f"name = '{name}'"):
         return {alias: str(number) for alias, number in model.aliases.items()}
+    return None
+
+
+def read_aliases(tracker: Tracker) -> dict[str, str]:
+    """Version number by alias. Raises UserError when the model is not registered."""
+    found, name = find_aliases(tracker), tracker.config.model_name
+    if found is not None:
+        return found
     others = ", ".join(sorted(m.name for m in tracker.client.search_registered_models()))
     raise UserError(
         f"No model {name!r} is registered in {tracker.uri}.",
@@ -62,9 +73,8 @@ def list_versions(tracker: Tracker) -> list[Version]:
     """All versions of the configured model, the newest first."""
     name = tracker.config.model_name
     aliases: dict[str, list[str]] = {}
-    for alias, number in model_aliases(tracker).items():
+    for alias, number in read_aliases(tracker).items():
         aliases.setdefault(number, []).append(alias)
-    found = _all_pages(tracker, f"name = '{name}'")
     versions = [
         Version(
             name=name,
@@ -73,12 +83,19 @@ def list_versions(tracker: Tracker) -> list[Version]:
             tags=dict(v.tags),
             run_id=v.run_id or None,
         )
-        for v in found
+        for v in known_versions(tracker).values()
     ]
     return sorted(versions, key=lambda version: -int(version.number))
 
 
-def _all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
+def known_versions(tracker: Tracker) -> dict[str, Any]:
+    """MLflow's records of the model's versions by number; none when it is not registered."""
+    found = all_pages(tracker, f"name = '{tracker.config.model_name}'")
+    return {str(version.version): version for version in found}
+
+
+def all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
+    """MLflow's records of all model versions that a condition fits."""
     token = None
     while True:
         page = tracker.client.search_model_versions(condition, page_token=token)
@@ -88,13 +105,33 @@ def _all_pages(tracker: Tracker, condition: str) -> Iterator[Any]:
             return
 
 
+def require_whole(name: str, version: str, weights: Path, registered: str | None) -> None:
+    """Raise EnvironmentFault unless a version's weights have the SHA-256 that was registered.
+
+    None: an older release registered it, without.
+    """
+    if registered is None:
+        return
+    found = file_sha256(weights) if weights.is_file() else "no such file"
+    if found != registered:
+        raise EnvironmentFault(
+            f"The adapter of version {version} of {name} is damaged in the artifact store: SHA-256 "
+            f"{found}.",
+            f"{registered}, as it was registered.",
+            f"Restore {WEIGHTS} from a backup, or delete the version and run its configuration "
+            "again: the adapter is still in the state folder where it was trained.",
+        )
+
+
 def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Path, ServingSettings]:
     """The version's adapter folder, brought below `folder`, and what it needs to be served.
 
-    Raises EnvironmentFault when the registry no longer has its files.
+    Raises EnvironmentFault when the registry no longer has its files as they were.
     """
     target = mkdtemp(prefix=f"{version.number}-", dir=folder)
     adapter = tracker.download_adapter(version.number, Path(target))
+    registered = version.tags.get(SHA256_TAG)
+    require_whole(version.name, version.number, adapter / WEIGHTS, registered)
     try:
         text = (adapter / SERVING).read_text(encoding="utf-8")
         return adapter, ServingSettings.model_validate_json(text)

@@ -59,8 +59,9 @@ def find_stage(home: Path, dataset_id: str, prepared_id: str | None) -> Prepared
 
 def stage_rows(folder: Path) -> pl.DataFrame:
     """Every kept row: row_id, split, source, origin_file, origin_row; by split and row id."""
+    read = [column for column in ROW_COLUMNS if column != "split"]
     sides = [
-        pl.read_parquet(folder / f"{split}.parquet").with_columns(split=pl.lit(split))
+        pl.read_parquet(folder / f"{split}.parquet", columns=read).with_columns(split=pl.lit(split))
         for split in (TRAIN, EVAL)
     ]
     return pl.concat([side.select(ROW_COLUMNS) for side in sides])

@@ -27,7 +27,7 @@ ROOM = 1.15
 """How much wider a chart is than what is drawn in it."""
 
 
-class Evidence(Record):
+class Subject(Record):
     """What a decision is about, by the names under which it is found again."""
 
     model_name: str
@@ -50,16 +50,16 @@ class Bar:
 
 
 def render_decision(
-    decision: GateDecision, report: EvaluationReport, gate: GateConfig, evidence: Evidence
+    decision: GateDecision, report: EvaluationReport, gate: GateConfig, subject: Subject
 ) -> str:
     """The page. The same decision gives the same characters."""
     models = report.models
     figures = [figure for figure in TITLES if figure in report.candidate.figures]
     return _template().render(
         decision=decision,
-        headline=headline(decision, evidence),
-        reasons=[explain_check(check) for check in decisive_checks(decision)],
-        evidence=evidence,
+        headline=headline(decision, subject),
+        reasons=[explain_check(check, gate) for check in decisive_checks(decision)],
+        subject=subject,
         report=report,
         gate=gate,
         bars=[draw_check(check, gate) for check in decision.checks],
@@ -73,15 +73,15 @@ def render_decision(
     )
 
 
-def headline(decision: GateDecision, evidence: Evidence) -> str:
+def headline(decision: GateDecision, subject: Subject) -> str:
     """The answer in one line."""
-    version = f"version {evidence.version}"
+    version = f"version {subject.version}"
     in_use = f"version {decision.champion}" if decision.champion else "the base model"
     if decision.verdict is Verdict.PROMOTE:
-        return f"{version.capitalize()} of {evidence.model_name} is better than {in_use}."
+        return f"{version.capitalize()} of {subject.model_name} is better than {in_use}."
     if decision.verdict is Verdict.INCONCLUSIVE:
-        return f"Not enough evidence for {version} of {evidence.model_name}: {in_use} stays."
-    return f"{version.capitalize()} of {evidence.model_name} is not promoted: {in_use} stays."
+        return f"Not enough evidence for {version} of {subject.model_name}: {in_use} stays."
+    return f"{version.capitalize()} of {subject.model_name} is not promoted: {in_use} stays."
 
 
 def decisive_checks(decision: GateDecision) -> list[GateCheck]:
@@ -90,7 +90,7 @@ def decisive_checks(decision: GateDecision) -> list[GateCheck]:
     return hindering or [check for check in decision.checks if check.name == "gain"]
 
 
-def explain_check(check: GateCheck) -> str:
+def explain_check(check: GateCheck, gate: GateConfig) -> str:
     """One check in a sentence without statistics' words."""
     title = TITLES.get(check.figure, check.figure.value)
     title, found = title[0].upper() + title[1:], check.found
@@ -104,7 +104,15 @@ def explain_check(check: GateCheck) -> str:
     if check.outcome is Outcome.PASSED:
         return f"{measured}."
     doubt = "That is not certain yet" if check.outcome is Outcome.UNDECIDED else "It is not"
-    return f"{measured}. It must be {check.required}. {doubt}."
+    return f"{measured}. It must be {_required(check, gate)}. {doubt}."
+
+
+def _required(check: GateCheck, gate: GateConfig) -> str:
+    """What a check asks for, in the unit of what was found."""
+    bound = change(check.figure, _bounds(check, gate)[-1])
+    if check.figure.better == "neither":
+        return f"within ±{bound.removeprefix('+')}"
+    return f"more than {bound}" if check.figure.better == "higher" else f"less than {bound}"
 
 
 def change(figure: Figure, value: float) -> str:
@@ -137,7 +145,7 @@ def _bounds(check: GateCheck, gate: GateConfig) -> tuple[float, ...]:
     """In the figure's own unit."""
     worse = 1 if check.figure.better == "lower" else -1
     if check.name == "gain":
-        return (-worse * gate.min_gain,)
+        return (0.0 - worse * gate.min_gain,)  # without a minus before 0
     margin = gate.margin if check.name == "no loss" else gate.guardrails[check.figure]
     return (-margin, margin) if check.figure.better == "neither" else (worse * margin,)
 

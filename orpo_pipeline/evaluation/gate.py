@@ -17,9 +17,13 @@ from orpo_pipeline.evaluation.hypotheses import (
     p_less,
     turned,
 )
+from orpo_pipeline.evaluation.statistics.unit_figures import ANSWERS, DRIFT
+from schemas.config import RunConfig
 from schemas.figures import SHARES, Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateCheck, GateDecision, Outcome, Verdict
+
+JUDGED = (Figure.JUDGE_WIN_RATE, Figure.JUDGE_WIN_RATE_LENGTH_CONTROLLED)
 
 ROUNDING = 1e-9
 """0.55 - 0.5 is more than 0.05 in floating point, and must not count as more."""
@@ -46,7 +50,7 @@ class Requirement:
             return f"within ±{-self.more_than:g}"
         if self.figure.better == "higher":
             return f"more than {self.more_than:+g}"
-        return f"less than {-self.more_than:+g}"
+        return f"less than {0 - self.more_than:+g}"  # 0 - 0.0 has no sign, -0.0 has
 
     @property
     def sides(self) -> list[Difference]:
@@ -68,6 +72,18 @@ class Requirement:
         """Whether it is beyond doubt that the change is not what it must be."""
         rate = self.figure in SHARES
         return any(p_less(side, self.missed_below, rate) <= alpha for side in self.sides)
+
+
+def never_measured(config: RunConfig) -> list[Figure]:
+    """Figures that the gate asks for and the configuration leaves out: nothing can be promoted."""
+    left_out = {
+        *(() if config.evaluation.drift_pairs else DRIFT),
+        *(() if config.evaluation.generations else ANSWERS),
+        *(() if config.evaluation.judge else JUDGED),
+    }
+    return [
+        figure for figure in (config.gate.primary, *config.gate.guardrails) if figure in left_out
+    ]
 
 
 def decide(
@@ -99,7 +115,8 @@ def _on_primary(comparison: Comparison, gate: GateConfig) -> list[Requirement]:
     everywhere = _finite(comparison.differences.get(figure))
     new = _finite(comparison.new_differences.get(figure))
     # Too few new rows decide nothing; a gain on all rows is then asked for instead.
-    on_new = bool(comparison.new_pairs) and (new is None or new.groups >= groups)
+    pairs = comparison.new_pairs or 0
+    on_new = pairs >= groups and (new is None or new.groups >= groups)
     bound, relevant = gate.min_gain, gate.min_gain + gate.margin
     requirements = [
         Requirement("gain", figure, new, bound, relevant, "new", groups)
@@ -125,7 +142,12 @@ def _check_guardrails(comparison: Comparison, gate: GateConfig) -> list[GateChec
     found = {r.figure: r.p_value() for r in requirements}
     adjusted = holm_adjusted({figure: 1.0 if p is None else p for figure, p in found.items()})
     return [
-        _check(r, None if found[r.figure] is None else adjusted[r.figure], gate.alpha)
+        _check(
+            r,
+            None if found[r.figure] is None else adjusted[r.figure],
+            gate.alpha,
+            len(requirements),
+        )
         for r in requirements
     ]
 
@@ -136,8 +158,9 @@ def _finite(difference: Difference | None) -> Difference | None:
     return difference
 
 
-def _check(required: Requirement, p_value: float | None, alpha: float) -> GateCheck:
-    outcome, because = _judge(required, p_value, alpha)
+def _check(required: Requirement, p_value: float | None, alpha: float, tests: int = 1) -> GateCheck:
+    """One of `tests` that Holm corrects for together: its own level is alpha / tests at least."""
+    outcome, because = _judge(required, p_value, alpha, tests)
     return GateCheck(
         name=required.name,
         figure=required.figure,
@@ -150,7 +173,9 @@ def _check(required: Requirement, p_value: float | None, alpha: float) -> GateCh
     )
 
 
-def _judge(required: Requirement, p_value: float | None, alpha: float) -> tuple[Outcome, str]:
+def _judge(
+    required: Requirement, p_value: float | None, alpha: float, tests: int
+) -> tuple[Outcome, str]:
     """The outcome, and the sentence that says it with its numbers."""
     found, name = required.found, required.figure.value
     if found is None or p_value is None:
@@ -166,16 +191,19 @@ def _judge(required: Requirement, p_value: float | None, alpha: float) -> tuple[
     if required.is_missed(alpha):
         relevant = f"a gain of {required.missed_below:g}" if required.name == "gain" else "that"
         return Outcome.FAILED, f"{numbers}: {wanted}, and {relevant} is ruled out"
-    return Outcome.UNDECIDED, f"{numbers}: {wanted}; {_what_would_decide(required, alpha)}"
+    return Outcome.UNDECIDED, f"{numbers}: {wanted}; {_what_would_decide(required, alpha / tests)}"
 
 
-def _what_would_decide(required: Requirement, alpha: float) -> str:
+def _what_would_decide(required: Requirement, level: float) -> str:
     assert required.found is not None
-    nearest = min(side.value for side in required.sides) - required.more_than
-    distance = nearest if nearest > 0 else required.missed_below - required.more_than
-    needed = groups_needed(required.found, distance, alpha)
-    if needed is None:
+    if required.found.standard_error == 0:
         return "nothing differed, and more prompts are needed to rule a change out"
+    nearest = min(side.value for side in required.sides) - required.more_than
+    # Beyond its bound a gain may still be relevant; of anything else it is to be told that it is.
+    beyond = (required.missed_below - required.more_than) or -nearest
+    needed = groups_needed(required.found, nearest if nearest > 0 else beyond, level)
+    if needed is None:
+        return "more prompts are needed to tell"
     return f"about {needed:,} prompt groups would tell"
 
 

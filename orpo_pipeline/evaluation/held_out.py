@@ -4,7 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
-from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_pairs
+from orpo_pipeline.data.lineage import prepared_stages, stage_rows
+from orpo_pipeline.data.prepared_files import EVAL, read_pairs
 from schemas.jobs import EvaluateJob
 
 INDEX = ("row_id", "prompt_id", "group", "source", "prompt_tokens")
@@ -26,12 +27,9 @@ def read_index(job: EvaluateJob) -> pl.DataFrame:
 
 def known_rows(home: Path, prepared_id: str) -> pl.Series | None:
     """Row ids of all pairs of prepared data, trained on and held out; None when it is gone."""
-    for record in (home / "prepared").glob("*/record.json"):
-        if f'"prepared_id": "{prepared_id}"' in record.read_text(encoding="utf-8"):
-            sides = [record.with_name(f"{split}.parquet") for split in (TRAIN, EVAL)]
-            return pl.concat([pl.read_parquet(side, columns=["row_id"]) for side in sides])[
-                "row_id"
-            ]
+    for stage in prepared_stages(home):
+        if stage.prepared_id == prepared_id:
+            return stage_rows(stage.folder)["row_id"]
     return None
 
 

@@ -30,6 +30,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises UserError when `folder` is taken, EnvironmentFault when the disk fails or is full.
     """
     require_free(folder)
+    folder = folder.resolve()  # `.` has no name beside which to write
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         remove_abandoned(folder.parent, folder.name)

@@ -7,7 +7,7 @@ import pytest
 from html_page import Page
 
 from orpo_pipeline.evaluation.decision_page import (
-    Evidence,
+    Subject,
     draw_check,
     explain_check,
     render_decision,
@@ -18,7 +18,7 @@ from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Verdict
 from schemas.results import EvaluationReport, ModelFigures
 
-EVIDENCE = Evidence(
+SUBJECT = Subject(
     model_name="orpo-chat",
     version="7",
     run_id="run",
@@ -80,25 +80,37 @@ def test_the_answer_comes_first(
 ) -> None:
     decision = decision_on(differences)
     assert decision.verdict is verdict
-    page = Page(render_decision(decision, report(differences), GATE, EVIDENCE))
+    page = Page(render_decision(decision, report(differences), GATE, SUBJECT))
     assert headline in page.texts["header"][0]
     assert page.unclosed == []
 
 
 def test_what_stands_in_the_way_is_said_in_words() -> None:
     decision = decision_on({**WORSE, Figure.ANSWER_TOKENS: difference(float("nan"), 1.0)})
-    (header,) = Page(render_decision(decision, report(WORSE), GATE, EVIDENCE)).texts["header"]
+    (header,) = Page(render_decision(decision, report(WORSE), GATE, SUBJECT)).texts["header"]
     assert "NLL of chosen (nats a token): +0.300 on 400 prompts" in header
     assert "Length of answers (tokens): not measured" in header
     assert "Pair accuracy:" not in header  # it passed
 
 
 def test_a_gain_in_words() -> None:
-    sentence = explain_check(decision_on(BETTER).checks[0])
+    sentence = explain_check(decision_on(BETTER).checks[0], GATE)
     assert sentence == (
         "Pair accuracy: +5.0 points on 400 prompts, with 95 % confidence between +3.0 points and "
         "+7.0 points."
     )
+
+
+def test_what_is_required_has_the_unit_of_what_was_found() -> None:
+    unclear = explain_check(decision_on(UNCLEAR).checks[0], GATE)
+    assert unclear.startswith("Pair accuracy: +0.5 points on 400 prompts")
+    assert "It must be more than +0.0 points. That is not certain yet." in unclear
+    gate = GateConfig(primary=Figure.CHOSEN_NLL, guardrails={Figure.ANSWER_TOKENS: 1.0})
+    checks = decide(report(WORSE).comparisons, gate, "5", "e1").checks
+    sentences = [explain_check(check, gate) for check in checks]
+    assert "It must be less than +0.000. It is not." in sentences[0]  # the gain
+    assert "It must be less than +0.020. It is not." in sentences[1]  # no loss
+    assert "It must be within ±1.000. That is not certain yet." in sentences[2]
 
 
 def test_a_check_as_geometry_by_hand() -> None:
@@ -120,7 +132,7 @@ def test_a_check_without_a_number_has_no_bar() -> None:
 
 
 def test_every_check_stands_on_the_page_with_its_outcome() -> None:
-    page = Page(render_decision(decision_on(MISSING), report(MISSING), GATE, EVIDENCE))
+    page = Page(render_decision(decision_on(MISSING), report(MISSING), GATE, SUBJECT))
     table = page.texts["table"][-1]
     assert "pairs/chosen_nll" in table and "not measured" in table
     assert len(re.findall("passed", table)) == 3  # the gain, no loss, the length
@@ -128,7 +140,7 @@ def test_every_check_stands_on_the_page_with_its_outcome() -> None:
 
 def test_nothing_foreign_runs() -> None:
     alarm = "<img src=x onerror=alert(2)>\u202e"
-    html = render_decision(decision_on(BETTER), report(BETTER, (alarm,)), GATE, EVIDENCE)
+    html = render_decision(decision_on(BETTER), report(BETTER, (alarm,)), GATE, SUBJECT)
     page = Page(html)
     assert "script" not in page.texts and "img" not in page.texts
     assert "<script>alert(1)</script>" in page.texts["body"][0]
@@ -138,5 +150,5 @@ def test_nothing_foreign_runs() -> None:
 
 def test_the_same_decision_gives_the_same_page() -> None:
     decision = decision_on(BETTER)
-    pages = {render_decision(decision, report(BETTER), GATE, EVIDENCE) for _ in range(2)}
+    pages = {render_decision(decision, report(BETTER), GATE, SUBJECT) for _ in range(2)}
     assert len(pages) == 1

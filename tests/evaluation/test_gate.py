@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orpo_pipeline.evaluation.gate import decide, gate_markdown
+from orpo_pipeline.evaluation.gate import decide, gate_markdown, never_measured
+from schemas.config import RunConfig
 from schemas.figures import Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Outcome, Verdict
@@ -145,6 +146,20 @@ def test_what_would_decide_is_said() -> None:
     assert "about 619 prompt groups would tell" in decision.because
 
 
+def test_what_would_decide_a_guardrail_counts_holm_s_correction() -> None:
+    # 0.05 from its margin, of error 0.05, at 0.05 / 2: 100 * (1.95996 + 0.84162)^2 = 784.9 groups.
+    decision = first(against_base(CHOSEN_NLL=measured(0.05, 0.05)))
+    assert "about 785 prompt groups would tell" in decision.because
+
+
+def test_beyond_a_margin_but_not_beyond_doubt_it_is_not_said_that_nothing_differed() -> None:
+    # 0.15 is 0.05 beyond the margin of 0.1, t = 0.5.
+    decision = first(against_base(CHOSEN_NLL=measured(0.15, 0.1)))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    # 100 * (2.80158 * 0.1 / 0.05)^2 = 3139.6
+    assert "about 3,140 prompt groups would tell" in decision.because
+
+
 def test_a_champion_must_be_beaten_on_its_new_rows_and_matched_on_all() -> None:
     better = {GATE.primary: measured(0.3, groups=40)}
     decision = decide(
@@ -167,6 +182,29 @@ def test_without_enough_new_rows_it_must_be_better_on_all(new: int | None) -> No
     decision = decide([against_champion(new_pairs=new, new_differences=few)], GATE, "3", "e")
     assert decision.verdict is Verdict.PROMOTE
     assert decision.checks[0].rows == "all"
+
+
+def test_a_single_new_row_of_which_nothing_can_be_estimated_is_too_few_as_well() -> None:
+    decision = decide([against_champion(new_pairs=1)], GATE, "3", "e")
+    assert decision.verdict is Verdict.PROMOTE and decision.checks[0].rows == "all"
+
+
+def test_what_a_configuration_leaves_out_is_known_before_it_runs() -> None:
+    def missing(**sections: Any) -> list[str]:
+        return [f.value for f in never_measured(RunConfig.model_validate(sections))]
+
+    assert missing() == []
+    assert missing(evaluation={"drift_pairs": 0}) == ["drift/kl"]
+    answers = ["generation/tokens", "generation/end_of_turn_rate", "generation/refusal_rate"]
+    assert missing(evaluation={"generations": 0}) == answers
+    assert missing(gate={"primary": "judge/win_rate"}) == ["judge/win_rate"]
+    only_nll = {"guardrails": {"pairs/chosen_nll": 0.1}}
+    assert missing(evaluation={"generations": 0, "drift_pairs": 0}, gate=only_nll) == []
+
+
+def test_a_requirement_of_zero_has_no_minus() -> None:
+    gate = GATE.model_copy(update={"primary": NLL, "min_gain": 0.0})
+    assert first(against_base(), gate).checks[0].required == "less than +0"
 
 
 def test_new_rows_that_were_not_measured_fail() -> None:

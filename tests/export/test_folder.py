@@ -24,6 +24,14 @@ def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a").is_file()
 
 
+def test_the_current_folder_may_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with new_folder(Path()) as temporary:
+        (temporary / "a").touch()
+    assert (tmp_path / "out" / "a").is_file()
+
+
 @pytest.mark.parametrize("what", ["file", "filled", "link"])
 def test_what_is_there_is_never_overwritten(tmp_path: Path, what: str) -> None:
     target = tmp_path / "out"

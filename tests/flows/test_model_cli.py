@@ -63,8 +63,9 @@ def test_errors_are_one_paragraph(
 
 
 def test_a_model_is_compared_once() -> None:
-    with pytest.raises(UserError, match="stands twice"):
-        require_different(parse_names("base, 2,base"))
+    names = parse_names("base, 2,base")
+    with pytest.raises(UserError, match="Two of base, 2, base are the same model"):
+        require_different(names, names)
 
 
 def test_lineage_goes_both_ways_and_writes_rows(two_versions: Versions, tmp_path: Path) -> None:
@@ -114,6 +115,12 @@ def test_several_answer_side_by_side_on_one_base_model(session: ChatSession) -> 
     assert len(set(first)) == 3  # three models, not one model three times
     assert session.models.loaded is not None
     assert session.models.loaded.adapters == {"1", "2"}
+
+
+def test_an_alias_and_its_number_are_not_compared(session: ChatSession) -> None:
+    talk(session, "/model champion,1", "Hello")
+    assert "Two of champion, 1 are the same model." in shown(session)
+    assert [len(talk.turns) for talk in session.conversations.values()] == [2, 2, 2]  # as before
 
 
 def test_alone_and_compared_a_model_says_the_same(session: ChatSession) -> None:

@@ -12,8 +12,10 @@ from registries import Registry, make_registry
 from flows.promotion import orpo_rollback
 from schemas.config import RegistryConfig
 from schemas.errors import UserError
+from tasks.home import mlflow_store
 from tasks.promotion import commit
 from tasks.promotion_history import append
+from tasks.promotion_requests import history_and_aliases
 from tasks.tracking import Tracker
 
 
@@ -25,6 +27,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     commit(tracker, intended(tracker, made.run_id, "1", "2"))
     append(tracker, intended(tracker, made.run_id, "2", "3"))
     return made
+
+
+def test_a_reason_cannot_do_anything_to_the_terminal(tmp_path: Path) -> None:
+    made = make_registry(tmp_path)
+    tracker = made.tracker()
+    promotion = intended(tracker, made.run_id, "1", "2")
+    commit(tracker, promotion.model_copy(update={"because": "\x1b[2Jgone"}))
+    finished = command(made, "promotions")
+    assert "[U+001B]" in finished.stdout and "\x1b[2J" not in finished.stdout
 
 
 def command(store: Registry, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -70,6 +81,13 @@ def test_what_cannot_be_promoted_is_said_in_a_sentence(
     finished = command(store, *arguments)
     assert finished.returncode == 2, finished.stderr
     assert words in finished.stderr and "Traceback" not in finished.stderr
+
+
+def test_a_look_at_a_model_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    config = RegistryConfig(model_name="mistyped", tracking_uri=mlflow_store(tmp_path))
+    with pytest.raises(UserError, match="No model 'mistyped' is registered"):
+        history_and_aliases(config, tmp_path)
+    assert Tracker(config, tmp_path).client.search_registered_models() == []
 
 
 def test_the_flow_says_the_same_as_the_command(

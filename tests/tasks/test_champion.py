@@ -6,7 +6,7 @@ import pytest
 
 from orpo_pipeline.stages import is_complete
 from schemas.config import RegistryConfig
-from schemas.errors import UserError
+from schemas.errors import EnvironmentFault, UserError
 from tasks.champion import fetch_champion, find_champion, require_same_base
 from tasks.tracking import Tracker
 
@@ -94,6 +94,16 @@ def test_a_champion_without_an_adapter_is_refused(tracker: Tracker) -> None:
     champion = find_champion(tracker, "adapter-2")
     assert champion is not None
     with pytest.raises(UserError, match=r"holds no adapter_config\.json"):
+        fetch_champion(tracker, champion)
+    assert not champion.path.exists()
+
+
+def test_a_damaged_champion_is_not_measured(tracker: Tracker) -> None:
+    tags = {**TAGS, "orpo.adapter_sha256": "0" * 64}
+    make_champion(tracker, {"adapter_config.json": "{}", "adapter_model.safetensors": "x"}, tags)
+    champion = find_champion(tracker, "adapter-2")
+    assert champion is not None
+    with pytest.raises(EnvironmentFault, match=r"adapter of version 1 of .* is damaged"):
         fetch_champion(tracker, champion)
     assert not champion.path.exists()
 

@@ -17,9 +17,9 @@ from schemas.gate_decision import Verdict
 from schemas.hardware import Probe
 from schemas.promotion import PromotionKind, PromotionResult, PromotionState
 from schemas.results import EvaluationReport, RegisteredVersion
-from tasks.evidence import SHA256_TAG, read_evidence
+from tasks.evidence import read_evidence
 from tasks.home import mlflow_artifacts
-from tasks.promotion import read_aliases, repair
+from tasks.promotion import repair
 from tasks.promotion_requests import (
     decision_about,
     history_and_aliases,
@@ -28,6 +28,8 @@ from tasks.promotion_requests import (
     roll_back,
 )
 from tasks.tracking import Tracker
+from tasks.version_tags import SHA256_TAG
+from tasks.versions import read_aliases
 
 GATE = GateConfig(primary=Figure.LOG_ODDS_MARGIN, guardrails={})
 
@@ -171,6 +173,15 @@ def test_a_rollback_to_a_damaged_adapter_moves_nothing(site: Site, damaged: Path
     assert repair(site.tracker) == []
 
 
+def test_the_gate_s_page_is_there_when_the_smoke_test_fails(site: Site, damaged: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="is damaged"):
+        ask_gate(site, site.first, gain(0.42))
+    run_id = site.first[0].run_id
+    page = Path(site.tracker.client.download_artifacts(run_id, "gate.html")).read_text()
+    assert "is better than the base model" in page and "+0.420" in page
+    assert site.aliases() == {"challenger": "1"}
+
+
 @pytest.mark.slow
 def test_other_weights_than_the_evaluated_ones_are_found_by_their_log_probs(site: Site) -> None:
     """The file is whole and its checksum is right: only what it computes is not the same."""
@@ -249,6 +260,17 @@ def test_what_cannot_be_promoted_by_hand(
         promote_by_hand(site.registry, site.home, version, because)
     assert words in str(caught.value)
     assert site.aliases() == {}
+
+
+def test_evidence_that_nobody_can_read_is_named(site: Site) -> None:
+    client, run_id = site.tracker.client, site.first[0].run_id
+    good = read_evidence(site.tracker, "1").pair.model_dump_json(indent=1)
+    client.log_text(run_id, good[: len(good) // 2], "promotion/fixed_pair.json")
+    try:
+        with pytest.raises(EnvironmentFault, match="evidence of version 1 of tiny cannot be read"):
+            decision_about(site.registry, site.home, "1")
+    finally:
+        client.log_text(run_id, good, "promotion/fixed_pair.json")
 
 
 def test_a_version_without_evidence_is_not_promoted(site: Site) -> None:

@@ -12,7 +12,7 @@ from registries import MODEL, Registry, make_registry
 from schemas.errors import EnvironmentFault, UserError
 from schemas.promotion import PromotionEntry, PromotionState
 from tasks.home import mlflow_database
-from tasks.promotion import commit, lost_champion, read_aliases, repair
+from tasks.promotion import commit, lost_champion, repair
 from tasks.promotion_history import (
     STATE_TAG,
     append,
@@ -22,6 +22,7 @@ from tasks.promotion_history import (
     set_state,
 )
 from tasks.tracking import Tracker
+from tasks.versions import read_aliases
 
 LAST_WRITE = 7
 """Of a promotion: the history's model, its entry, champion, previous, challenger, two tags."""
@@ -82,6 +83,17 @@ def test_of_two_entries_that_follow_the_same_the_lower_number_counts(store: Regi
     third = intended(tracker, store.run_id, "2", "4")
     assert third.follows == 1
     assert commit(tracker, third).state is PromotionState.COMPLETED
+
+
+def test_who_came_too_late_is_told_of_a_champion_whose_alias_has_not_moved_yet(
+    store: Registry,
+) -> None:
+    tracker = store.tracker()
+    first, second = (intended(tracker, store.run_id, "1", version) for version in ("2", "3"))
+    append(tracker, first)
+    assert read_aliases(tracker)["champion"] == "1"
+    with pytest.raises(UserError, match=r"is version 2 now \(promotion 1 by .*no longer version 1"):
+        commit(tracker, second)
 
 
 def test_an_entry_that_was_written_twice_by_a_repeated_call_counts_once(store: Registry) -> None:

@@ -11,9 +11,10 @@ from servers import free_port, wait_for
 
 from schemas.promotion import PromotionState
 from tasks import prefect_api
-from tasks.promotion import read_aliases, repair
+from tasks.promotion import repair
 from tasks.promotion_history import read_history
 from tasks.service_commands import mlflow_command
+from tasks.versions import read_aliases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -49,6 +49,16 @@ def test_points_are_delivered_once(tracker: Tracker) -> None:
     assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
 
 
+def test_a_figure_that_is_measured_anew_is_logged_when_it_has_changed(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-figures")
+    for loss in (0.5, 0.5, 0.25, 0.25, 0.5):
+        tracker.correct_points(run_id, [{"step": 3, "values": {"train/loss": loss}}])
+        time.sleep(0.002)  # MLflow orders values of a step by their milliseconds
+    history = tracker.client.get_metric_history(run_id, "train/loss")
+    assert [m.value for m in sorted(history, key=lambda m: m.timestamp)] == [0.5, 0.25, 0.5]
+    assert tracker.client.get_run(run_id).data.metrics["train/loss"] == 0.5
+
+
 def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) -> None:
     run_id = tracker.open_run("adapter-continued")
     for point in POINTS[:3]:
