@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 class GateCheck(Record):
     """One requirement, and what was found."""
 
-    name: Literal["gain", "no loss", "guardrail"]
+    name: Literal["gain", "no loss", "guardrail", "measured"]
     figure: Figure
     rows: Literal["all", "new"]
     required: str

@@ -6,6 +6,7 @@ from orpo_pipeline.evaluation.decision_page import Subject, render_decision
 from orpo_pipeline.evaluation.gate import decide
 from schemas.config import RegistryConfig
 from schemas.errors import UserError
+from schemas.figures import Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import GateDecision, Verdict
 from schemas.promotion import PromotionEntry, PromotionKind, PromotionResult, PromotionState
@@ -45,7 +46,8 @@ def promote_if_better(
         return _result(tracker, candidate.version, None, None, known)
     name, version = candidate.model_name, candidate.version
     tracker.client.set_registered_model_alias(name, CHALLENGER, version)
-    decision = decide(evaluation.comparisons, gate, champion, evaluation.identity)
+    judged = (Figure.JUDGE_WIN_RATE,) if evaluation.judgement is not None else ()
+    decision = decide(evaluation.comparisons, gate, champion, evaluation.identity, judged)
     page = render_decision(decision, evaluation, gate, _subject(tracker, candidate))
     # Before anything moves, so that a kill or a failed smoke test leaves no promotion without it.
     store_decision(tracker, candidate.run_id, decision, page)

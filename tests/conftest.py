@@ -28,6 +28,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in our child processes; before torch
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_store_of_another_test() -> None:
+    """MLflow leaves the store of its last call in the environment, for the whole process."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a 2-layer Llama with SmolLM2's tokenizer and template, fp32, seeded."""

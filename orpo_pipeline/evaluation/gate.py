@@ -33,7 +33,7 @@ ROUNDING = 1e-9
 class Requirement:
     """What a difference must be. Bounds are on the change for the better, whatever the figure."""
 
-    name: Literal["gain", "no loss", "guardrail"]
+    name: Literal["gain", "no loss", "guardrail", "measured"]
     figure: Figure
     found: Difference | None
     """Candidate minus reference; None when it was not measured or is not finite."""
@@ -46,6 +46,8 @@ class Requirement:
 
     @property
     def text(self) -> str:
+        if self.name == "measured":
+            return "measured"
         if self.figure.better == "neither":
             return f"within ±{-self.more_than:g}"
         if self.figure.better == "higher":
@@ -87,19 +89,30 @@ def never_measured(config: RunConfig) -> list[Figure]:
 
 
 def decide(
-    comparisons: Sequence[Comparison], gate: GateConfig, champion: str | None, evaluation_id: str
+    comparisons: Sequence[Comparison],
+    gate: GateConfig,
+    champion: str | None,
+    evaluation_id: str,
+    asked_for: Sequence[Figure] = (),
 ) -> GateDecision:
     """Hold the candidate against the champion, or against the base model where there is none.
 
     `champion` is the version that has the alias now. When the comparison was with another one
-    (it was promoted meanwhile), nothing is decided in the candidate's favour.
+    (it was promoted meanwhile), nothing is decided in the candidate's favour. `asked_for` are
+    figures that somebody wanted measured: one that is missing fails, whatever its value would be.
     """
     against = "base" if champion is None else "champion"
     compared = [c for c in comparisons if c.against == against and c.version == champion]
     checks: tuple[GateCheck, ...] = ()
     if compared:
         primary = [_check(r, r.p_value(), gate.alpha) for r in _on_primary(compared[0], gate)]
-        checks = (*primary, *_check_guardrails(compared[0], gate))
+        missing = [f for f in asked_for if _finite(compared[0].differences.get(f)) is None]
+        unmeasured = [Requirement("measured", figure, None, 0.0, 0.0) for figure in missing]
+        checks = (
+            *primary,
+            *_check_guardrails(compared[0], gate),
+            *(_check(requirement, None, gate.alpha) for requirement in unmeasured),
+        )
     verdict, because = _conclude(checks, _name(champion))
     return GateDecision(
         verdict=verdict,

@@ -106,6 +106,15 @@ def test_guardrails_in_their_direction(figure: str, value: float, outcome: Outco
     assert (decision.verdict is Verdict.PROMOTE) is (outcome is Outcome.PASSED)
 
 
+def test_a_judge_that_was_asked_and_failed_promotes_nothing() -> None:
+    asked = (Figure.JUDGE_WIN_RATE,)
+    failed = decide([against_base()], GATE, None, "e", asked)
+    assert failed.verdict is Verdict.KEEP
+    assert "judge/win_rate was not measured" in failed.because
+    judged = against_base(JUDGE_WIN_RATE=measured(-0.1))
+    assert decide([judged], GATE, None, "e", asked).verdict is Verdict.PROMOTE
+
+
 def test_guardrails_are_held_to_holm() -> None:
     # t = 1.9 with 99 degrees of freedom: p = 0.030; alone it passes, as the smaller of two equal
     # ones it is doubled to 0.060.
