@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orpo_pipeline.evaluation.gate import GATE_COLUMNS, gate_rows
 from orpo_pipeline.planning.plan import plan_table
 from schemas.figures import HEADLINES, Figure, in_words
 from schemas.gate_decision import GateDecision
@@ -32,8 +31,9 @@ def print_summary(result: PipelineResult, console: Console) -> None:
     promotion = result.promotion
     aliases = ", ".join(promotion.aliases) or "no alias"
     console.print(f"[bold]Model[/]     {version.model_name} version {version.version}: {aliases}")
-    console.print(escape(f"          {promotion.because}"), soft_wrap=True)
-    if promotion.decision is not None:
+    if promotion.decision is None:
+        console.print(escape(f"          {promotion.because}"), soft_wrap=True)
+    else:
         console.print(gate_as_table(promotion.decision))
     console.print(f"[bold]Time[/]      {result.seconds:.0f} s")
     console.print("[bold]See it[/]    make up OPEN=1")
@@ -42,10 +42,10 @@ def print_summary(result: PipelineResult, console: Console) -> None:
 def gate_as_table(decision: GateDecision) -> Table:
     """The gate's verdict with every check behind it."""
     table = Table(title=f"Gate: {decision.verdict.value}", title_justify="left")
-    for column in GATE_COLUMNS:
+    for column in ("requirement", "outcome", "because"):
         table.add_column(column)
-    for row in gate_rows(decision):
-        table.add_row(*map(escape, row))
+    for check in decision.checks:
+        table.add_row(check.name, check.outcome.value, escape(check.because))
     return table
 
 
