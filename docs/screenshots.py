@@ -40,18 +40,19 @@ class View:
 
 
 def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
-    """All pages of the newest finished run of `experiment` and of `model`."""
+    """All pages of the champion's run and version, and a comparison with the newest other run."""
     assert servers.mlflow_url is not None and servers.prefect_api is not None
     experiment_id, runs = finished_runs(experiment)
+    version, champion_run = champion(model)
+    runs.sort(key=lambda run: run.info.run_id != champion_run)
     run = runs[0]
     mlflow, prefect = servers.mlflow_url, servers.prefect_api.removesuffix("/api")
     page = f"{mlflow}/#/experiments/{experiment_id}/runs/{run.info.run_id}"
     dataset = run.data.tags["orpo.dataset_id"]
     flow_run = f"{prefect}/runs/flow-run/{newest_flow_run(servers.prefect_api)}"
-    version = newest_version(model)
     found = [
         View("mlflow-run", page, ("pairs/accuracy", "training.orpo_lambda", dataset), height=1700),
-        View("mlflow-charts", f"{page}/model-metrics", ("drift", "eval", "loss"), height=1300),
+        View("mlflow-charts", f"{page}/model-metrics", ("drift", "kl"), height=1300),
         View(
             "mlflow-figures",
             f"{page}/artifacts/figures/training_curves.png",
@@ -87,16 +88,17 @@ def finished_runs(experiment: str) -> tuple[str, list[Any]]:
     if found is None:
         raise SystemExit(f"No experiment {experiment} in {state_home()}: `make demo` makes one.")
     return found.experiment_id, client.search_runs(
-        [found.experiment_id], "attributes.status = 'FINISHED'", max_results=2
+        [found.experiment_id], "attributes.status = 'FINISHED'"
     )
 
 
-def newest_version(model: str) -> str:
-    """The model's newest version."""
+def champion(model: str) -> tuple[str, str]:
+    """The champion's version and its run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=mlflow_store(state_home()))
-    return str(max(int(v.version) for v in client.search_model_versions(f"name = '{model}'")))
+    found = client.get_model_version_by_alias(model, "champion")
+    return str(found.version), str(found.run_id)
 
 
 def newest_flow_run(api: str) -> str:
