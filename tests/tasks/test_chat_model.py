@@ -128,6 +128,8 @@ def test_a_served_version_answers_offline(two_versions: Versions, tmp_path: Path
     outside = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment = {**outside, **service_environment(two_versions.home), "HF_HUB_OFFLINE": "1"}
     environment.update(MLFLOW_TRACKING_URI=uri, MLFLOW_REGISTRY_URI=uri)
+    # MLflow starts `uvicorn` by its name: the environment must be an activated one.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     log = tmp_path / "serve.log"
     with log.open("w") as output:
         server = subprocess.Popen(
