@@ -69,7 +69,7 @@ def test_a_server_that_goes_away_promotes_nothing(
     stop(process)
     output, _ = promoting.communicate("\n", timeout=120)
     assert promoting.returncode == 3
-    assert f"Recording the run in MLflow ({uri}) failed" in output
+    assert f"Using the model registry ({uri}) failed" in output
     assert "Traceback" not in output
     assert read_aliases(store.tracker()) == {"champion": "1", "challenger": "2"}
     assert repair(store.tracker()) == []
