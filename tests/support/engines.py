@@ -49,3 +49,17 @@ def run_engine(job: TrainJob, model: Any, work: Path, stop_after: int | None = N
         )
     )
     return points
+
+
+def idle_run(job: TrainJob, work: Path, model: Any = None) -> EngineRun:
+    """A run that nobody stops or listens to, for what an engine does beside its steps."""
+    return EngineRun(
+        model=model,
+        tokenizer=None,
+        pairs=job.prepared.path,
+        training=job.config.training,
+        plan=job.plan,
+        work=work,
+        on_step=lambda *_: None,
+        should_stop=lambda: False,
+    )

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from engines import build_model, run_engine
+from engines import build_model, idle_run, run_engine
 
 from orpo_pipeline.training.checkpoints import newest_step
-from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.held_out import HeldOutPairs
 from orpo_pipeline.training.packed.attention import packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of
@@ -70,16 +69,7 @@ def test_weights_that_broke_are_not_saved(
 def test_both_engines_measure_the_same(train_job: MakeJob, few_rows: Path, tmp_path: Path) -> None:
     job = make_job(train_job, few_rows, "packed", 4)
     model = build_model(job, moved=True)
-    run = EngineRun(
-        model=model,
-        tokenizer=None,
-        pairs=job.prepared.path,
-        training=job.config.training,
-        plan=job.plan,
-        work=tmp_path,
-        on_step=lambda *_: None,
-        should_stop=lambda: False,
-    )
+    run = idle_run(job, tmp_path, model)
     with packed_attention(causal_lm_of(model)):
         packed = HeldOutPairs(run).measure(nullcontext())
     by_trl = make_job(train_job, few_rows, "trl", 4)

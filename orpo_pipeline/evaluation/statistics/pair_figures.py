@@ -84,7 +84,7 @@ def _accuracy_length_controlled(sums: Sums) -> Array:
 
 
 def _calibration_error(sums: Sums) -> Array:
-    """ECE = sum over bins of |sum (confidence - right)| / N (Guo et al. 2017, eq. 5).
+    """ECE = sum over bins of |sum (confidence - right)| / N (Guo et al. 2017).
 
     Chance differences add up, so it is above 0 for a perfect model, the more so the fewer pairs.
     """

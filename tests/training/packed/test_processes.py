@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import build_model, run_engine
+from engines import build_model, idle_run, run_engine
 from safetensors.torch import load_file
 
 from orpo_pipeline.stages import MANIFEST
 from orpo_pipeline.training.checkpoints import newest_step
-from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
 
@@ -98,16 +97,7 @@ def test_only_the_first_rank_seals_a_checkpoint(
     run_engine(job, build_model(job), tmp_path)
     checkpoint = tmp_path / f"checkpoint-{STEPS}"
     (checkpoint / MANIFEST).unlink()
-    run = EngineRun(
-        model=None,
-        tokenizer=None,
-        pairs=job.prepared.path,
-        training=job.config.training,
-        plan=job.plan,
-        work=tmp_path,
-        on_step=lambda *_: None,
-        should_stop=lambda: False,
-    )
+    run = idle_run(job, tmp_path)
     state = TrainerState(global_step=STEPS, is_world_process_zero=False)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     _reporting(run).on_save(arguments, state, TrainerControl())
