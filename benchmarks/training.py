@@ -62,7 +62,7 @@ def main() -> None:
         results: Result = {"machine": machine()}
         results["data"] = _run("prepare", config, home)
         results["flops"] = {
-            name: _run("flops", merged(config, way), home)["flops"]
+            name: 0.0 if given.no_flops else _run("flops", merged(config, way), home)["flops"]
             for name, way in _ways(given).items()
         }
         rounds: dict[str, list[Result]] = {name: [] for name in _ways(given)}
@@ -91,6 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="Measured steps of each run.")
     parser.add_argument("--rounds", type=int, default=3, help="Runs of each way.")
     parser.add_argument("--ways", default=",".join(WAYS), help="Which of them, with commas.")
+    parser.add_argument("--no-flops", action="store_true", help="Count no operations.")
     parser.add_argument("--token-budget", type=int, help="Of the packed engine.")
     parser.add_argument("--home", type=Path, help="State folder to keep the prepared pairs in.")
     parser.add_argument("--work", type=Path, help="Where the temporary folder is made.")
@@ -171,11 +172,11 @@ def _show(results: Result) -> None:
     for name in figures:
         if name != "packed":
             other = figures[name]
+            operations = ours["flops"] / other["flops"] if other["flops"] else float("nan")
             print(
                 f"packed / {name}: {ours['rate'] / other['rate']:.1f} x pairs/s, "
                 f"{other['cpu'] / ours['cpu']:.1f} x pairs per CPU second, "
-                f"{ours['peak'] / other['peak']:.2f} x memory, "
-                f"{ours['flops'] / other['flops']:.2f} x operations"
+                f"{ours['peak'] / other['peak']:.2f} x memory, {operations:.2f} x operations"
             )
 
 

@@ -43,6 +43,13 @@ class Events:
         self.last_progress = now
         self.send(Progress(what=what, done=done, total=total))
 
+    def fail(self, error: PipelineError) -> None:
+        self.send(
+            Failed(
+                exit_code=error.exit_code, found=error.found, expected=error.expected, fix=error.fix
+            )
+        )
+
     def step(self, step: int, steps: int, values: dict[str, float]) -> None:
         self.send(Metrics(step=step, values=values))
         self.progress("training steps", step, steps)
@@ -50,18 +57,26 @@ class Events:
 
 def run_job(job: Job, events: Events, stop: threading.Event) -> Record:
     """Do one stage. Imports wait until the job is known: most need torch, some do not."""
-    # The plan is for one GPU, and the Trainer would take all that it sees.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[0]
+    # The plan is for so many GPUs, and the Trainer would take all that it sees.
+    gpus = job.plan.processes.value if isinstance(job, TrainJob) else 1
+    every = ",".join(str(gpu) for gpu in range(gpus))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", every)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:gpus])
     if isinstance(job, PrepareJob):
         from orpo_pipeline.data.preparation import prepare
 
         return prepare(job.config, job.home, events.progress)
     if isinstance(job, TrainJob):
+        from orpo_pipeline.training.ranks import started_ranks
         from orpo_pipeline.training.train import train
 
+        def on_loss(error: PipelineError) -> None:
+            events.fail(error)
+            os._exit(error.exit_code)
+
         events.progress("loading the model")
-        return train(job, events.step, stop.is_set)
+        with started_ranks(job, on_loss):
+            return train(job, events.step, stop.is_set)
     from orpo_pipeline.evaluation.evaluate import evaluate
 
     return evaluate(job, events.progress)
@@ -95,11 +110,7 @@ def main() -> int:
         record = run_job(job, events, stop)
     except PipelineError as error:
         traceback.print_exc()
-        events.send(
-            Failed(
-                exit_code=error.exit_code, found=error.found, expected=error.expected, fix=error.fix
-            )
-        )
+        events.fail(error)
         return error.exit_code
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)

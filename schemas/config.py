@@ -216,6 +216,10 @@ class TrainingConfig(Section):
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Pairs per forward pass of TRL; must divide `batch_size`. Unset: decided by the plan."""
 
+    processes: int | None = Field(default=None, ge=1)
+    """Ranks that share each step's pairs, with the packed engine: on a GPU each has one of its own,
+    on a CPU they share the cores. Unset: decided by the plan."""
+
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"] = "auto"
     """8-bit states save memory; paged ones survive spikes on a GPU. `galore_adamw` (arXiv
     2403.03507), for `method: full`: the states of projected gradients of rank `galore_rank`."""

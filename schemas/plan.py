@@ -47,6 +47,8 @@ class TrainingPlan(BaseModel):
     quantization: Choice[Literal["nf4", "none"]]
     optimizer: Choice[Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"]]
     engine: Choice[Engine]
+    processes: Choice[int]
+    """Ranks of a data parallel training; on a GPU each has one of its own."""
     gradient_checkpointing: Choice[bool]
     forward_pass: Choice[int]
     """How much a forward pass holds: tokens with the packed engine, pairs with TRL."""

@@ -39,6 +39,7 @@ def refuse_impossible_overrides(config: RunConfig, target: Probe, dtype: str) ->
         *_package_problems(config, target),
         *_micro_batch_problems(config),
         *_method_problems(config, target),
+        *_process_problems(config, target),
     ]
     if problems:
         found, expected, fix = zip(*problems, strict=True)
@@ -150,3 +151,28 @@ def _micro_batch_problems(config: RunConfig) -> Iterator[Problem]:
         f"one of {', '.join(divisors)}.",
         "Change training.micro_batch_size or training.batch_size.",
     )
+
+
+def _process_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
+    training = config.training
+    ranks = training.processes or 1
+    if ranks > 1 and training.method == "full":
+        yield Problem(
+            f"training.processes is {ranks}, but training.method full trains in one process.",
+            "training.method lora with several processes.",
+            "Remove training.processes.",
+        )
+    on_cpu = target.kind == "cpu"
+    unit, units = ("core", target.cpu_cores) if on_cpu else ("GPU", target.devices)
+    if ranks > units:
+        yield Problem(
+            f"training.processes is {ranks}, but this machine has {units} {unit}s.",
+            f"at most one process for each {unit}.",
+            "Lower or remove training.processes.",
+        )
+    if ranks > training.batch_size:
+        yield Problem(
+            f"training.processes is {ranks}, but a step has {training.batch_size} pairs.",
+            "at least one pair for each process.",
+            "Lower training.processes, or raise training.batch_size.",
+        )

@@ -31,6 +31,7 @@ from orpo_pipeline.planning.memory import (
     trl_pass,
 )
 from orpo_pipeline.planning.overrides import asked_for, refuse_impossible_overrides
+from orpo_pipeline.planning.processes import choose_processes
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
@@ -65,6 +66,9 @@ def plan_training(
     quantization = choose_quantization(config, target)
     optimizer = choose_optimizer(config, target)
     engine = choose_engine(config, shape)
+    processes = choose_processes(config, target, engine.value)
+    if target.kind == "cpu":
+        target = target.model_copy(update={"ram": target.ram // processes.value})
     setup = _setup(config, device, dtype, attention, quantization, optimizer)
 
     def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
@@ -85,6 +89,7 @@ def plan_training(
         quantization=quantization,
         optimizer=optimizer,
         engine=engine,
+        processes=processes,
         gradient_checkpointing=checkpointing,
         forward_pass=size,
         dequantised_layers=choose_dequantised_layers(config, target, shape, setup, step),
@@ -141,8 +146,8 @@ def choose_device(config: RunConfig, probe: Probe) -> Choice[Device]:
         return Choice(value=requested, because=asked_for("model.device", name))
     if probe.kind == "cpu":
         return Choice(value="cpu", because=f"torch {probe.torch} sees no GPU; {probe.name}")
-    first = f", the first of {probe.devices}" if probe.devices > 1 else ""
-    return Choice(value=probe.torch_device, because=f"{_describe_accelerator(probe)}{first}")
+    several = f", one of {probe.devices}" if probe.devices > 1 else ""
+    return Choice(value=probe.torch_device, because=f"{_describe_accelerator(probe)}{several}")
 
 
 def choose_dtype(config: RunConfig, target: Probe) -> Choice[Dtype]:

@@ -42,8 +42,21 @@ def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
         use_safetensors=True,
     )
     model.requires_grad_(False)
+    if plan.quantization.value == "nf4":
+        _let_go_of_files(model)
     keep_dequantised(model, plan.dequantised_layers.value)
     return compute_as_in_training(model).eval()
+
+
+def _let_go_of_files(model: Any) -> None:
+    """Copy what is not quantised out of the mapped weights files.
+
+    A norm that stays a view of its file keeps all of it mapped, and what loading has read of 15 GB
+    then counts as this process's memory.
+    """
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()
 
 
 def keep_dequantised(model: Any, layers: int) -> None:

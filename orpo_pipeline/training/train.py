@@ -20,6 +20,7 @@ from orpo_pipeline.stages import (
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint, newest_step
 from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
 from orpo_pipeline.training.qlora import load_trainable
+from orpo_pipeline.training.ranks import told_by_first
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.jobs import TrainJob
@@ -36,6 +37,7 @@ DECISIVE_CHOICES = (
     "optimizer",
     "forward_pass",
     "engine",
+    "processes",
 )
 """Choices of the plan that change the adapter's numbers: TRL averages over forward passes, and the
 packed engine's sums round otherwise. Recomputing activations only changes time and memory."""
@@ -46,6 +48,7 @@ DECIDED_BY_PLAN = {
     "token_budget",
     "micro_batch_size",
     "gradient_checkpointing",
+    "processes",
 }
 """Training settings that count as the plan has decided them, whether asked for or not."""
 
@@ -105,25 +108,10 @@ def _train_and_publish(
     started: float,
 ) -> TrainedAdapter:
     import torch
-    from transformers import AutoTokenizer, set_seed
 
-    base = job.prepared.base_model
-    checkpoint = newest_checkpoint(work)  # once: each of its files is hashed
-    set_seed(job.config.training.seed)  # new adapters are drawn at random
-    model = load_trainable(job.config, base, job.plan)
-    tokenizer = AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer")
-    resumed_from = find_engine(job.plan.engine.value)(
-        EngineRun(
-            model=model,
-            tokenizer=tokenizer,
-            pairs=job.prepared.path,
-            training=job.config.training,
-            plan=job.plan,
-            work=work,
-            on_step=_recorded(work, checkpoint, on_step),
-            should_stop=should_stop,
-            checkpoint=checkpoint,
-        )
+    checkpoint = told_by_first(newest_checkpoint(work))  # once: each of its files is hashed
+    run, resumed_from = run_engine(
+        job, checkpoint, _recorded(work, checkpoint, on_step), should_stop
     )
     if should_stop():
         raise Interrupted(f"training stopped; checkpoints are in {work}")
@@ -137,13 +125,37 @@ def _train_and_publish(
     with new_stage(folder) as temporary:
         if job.config.training.method == "full":
             # The dtype in which it will compute: what more there is would be rounded on loading.
-            model.to(getattr(torch, job.plan.dtype.value))
-        model.save_pretrained(temporary)
+            run.model.to(getattr(torch, job.plan.dtype.value))
+        run.model.save_pretrained(temporary)
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        tokenizer.save_pretrained(temporary)
+        run.tokenizer.save_pretrained(temporary)
         shutil.copy2(work / METRICS, temporary / METRICS)
         (temporary / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return record
+
+
+def run_engine(
+    job: TrainJob, checkpoint: Path | None, on_step: StepMetrics, should_stop: Callable[[], bool]
+) -> tuple[EngineRun, int]:
+    """Train in place, from a checkpoint or the beginning; what every rank does.
+
+    Returns the run with its trained model, and the step that it went on from.
+    """
+    from transformers import AutoTokenizer, set_seed
+
+    set_seed(job.config.training.seed)  # new adapters are drawn at random
+    run = EngineRun(
+        model=load_trainable(job.config, job.prepared.base_model, job.plan),
+        tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
+        pairs=job.prepared.path,
+        training=job.config.training,
+        plan=job.plan,
+        work=job.home / "training" / job.adapter_id,
+        on_step=on_step,
+        should_stop=should_stop,
+        checkpoint=checkpoint,
+    )
+    return run, find_engine(job.plan.engine.value)(run)
 
 
 def _recorded(work: Path, checkpoint: Path | None, on_step: StepMetrics) -> StepMetrics:

@@ -184,3 +184,23 @@ def test_galore_is_asked_for_by_name() -> None:
     asked = {"training__method": "full", "training__optimizer": "galore_adamw"}
     with pytest.raises(UserError, match=r"galore-torch is not installed.*orpo-pipeline\[galore\]"):
         plan(H100, **asked)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "found"),
+    [
+        ({"processes": 3}, "this machine has 2 cores"),
+        ({"processes": 2, "batch_size": 1}, "a step has 1 pairs"),
+        ({"processes": 2, "method": "full"}, "method full trains in one process"),
+        ({"processes": 2, "engine": "trl"}, "the engine is trl"),
+    ],
+)
+def test_processes_that_could_not_share_a_step_are_refused(
+    wishes: dict[str, Any], found: str
+) -> None:
+    machine = cpu("avx2", cpu_cores=2)
+    with pytest.raises(UserError, match=found):
+        plan(machine, **{f"training__{name}": value for name, value in wishes.items()})
+    four = H100.model_copy(update={"devices": 4})
+    with pytest.raises(UserError, match="4 GPUs"):
+        plan(four, training__processes=8)

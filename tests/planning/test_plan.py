@@ -1,7 +1,7 @@
 """The plan for machines that this test has never seen: probes in, choices out."""
 
 import pytest
-from machines import APPLE_M3, AVX2, H100, L4, MACHINES, SMOLLM2, T4, configure, plan
+from machines import APPLE_M3, AVX2, H100, L4, MACHINES, SMOLLM2, T4, configure, cpu, plan
 
 from orpo_pipeline.planning.capabilities import release_numbers
 from orpo_pipeline.planning.memory import describe_bytes
@@ -33,6 +33,7 @@ def test_every_choice_has_a_reason(machine: str) -> None:
         "quantization",
         "optimizer",
         "engine",
+        "processes",
         "gradient_checkpointing",
         "forward_pass",
         "dequantised_layers",
@@ -78,9 +79,22 @@ def test_pip_command_only_where_flash_attention_could_run(probe: Probe) -> None:
     assert "pip" not in plan(without).attention.because
 
 
-def test_several_gpus_are_named_and_the_first_is_used() -> None:
+def test_each_of_several_gpus_gets_a_rank_that_has_a_pair() -> None:
     four = H100.model_copy(update={"devices": 4})
-    assert plan(four).device.because.endswith("the first of 4")
+    decided = plan(four)
+    assert decided.device.because.endswith("one of 4")
+    assert (decided.processes.value, decided.processes.because) == (4, "4 GPUs, 8 pairs a step")
+    assert plan(four, training__batch_size=3).processes.value == 3
+    assert plan(four, model__device="cpu").processes.value == 1
+    reference = plan(four, training__engine="trl").processes
+    assert (reference.value, reference.because) == (1, "4 GPUs, but trl uses one")
+
+
+def test_ranks_on_a_cpu_share_its_memory() -> None:
+    machine = cpu("avx2", ram=24, cpu_cores=4)
+    alone, shared = plan(machine), plan(machine, training__processes=4)
+    assert "(70% of 24.0 GiB)" in alone.forward_pass.because
+    assert "(70% of 6.0 GiB)" in shared.forward_pass.because
 
 
 def test_cpu_on_a_gpu_machine_is_planned_as_a_cpu() -> None:

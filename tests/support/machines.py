@@ -36,10 +36,8 @@ BITSANDBYTES = "0.50.2"
 
 
 def cpu(*isa: str, ram: float = 24, **more: Any) -> Probe:
-    fields = {"bitsandbytes": BITSANDBYTES, **more}
-    return Probe(
-        kind="cpu", name="a CPU", ram=int(ram * GIB), cpu_cores=8, cpu_isa=frozenset(isa), **fields
-    )
+    fields = {"bitsandbytes": BITSANDBYTES, "cpu_cores": 8, **more}
+    return Probe(kind="cpu", name="a CPU", ram=int(ram * GIB), cpu_isa=frozenset(isa), **fields)
 
 
 def cuda(name: str, capability: tuple[int, int] | None, memory: float, **more: Any) -> Probe:

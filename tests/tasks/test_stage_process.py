@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from stage_processes import Cancelled, steps_in, work_folder, workers
 
 from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.train import read_metrics, train
@@ -35,22 +35,6 @@ run_stage(job, TrainedAdapter, lambda event: print(event.kind, flush=True))
 """
 
 
-def workers(parent: int) -> list[psutil.Process]:
-    """The stage processes that this one started."""
-    found = []
-    for child in psutil.Process(parent).children(recursive=True):
-        try:
-            if "orpo_pipeline.worker" in child.cmdline():
-                found.append(child)
-        except psutil.Error:  # it ended meanwhile
-            continue
-    return found
-
-
-def work_folder(job: TrainJob) -> Path:
-    return job.home / "training" / job.adapter_id
-
-
 def assert_clean_end(home: Path) -> None:
     """No process is left, and the interpreter of none was aborted."""
     assert workers(os.getpid()) == []
@@ -68,10 +52,6 @@ def signal_at(step: int, number: signal.Signals, events: list[Event]) -> Callabl
             os.kill(child.pid, number)
 
     return on_event
-
-
-def steps_in(events: list[Event]) -> list[int]:
-    return [event.step for event in events if isinstance(event, Metrics)]
 
 
 def test_prepare_reports_and_returns_its_record(
@@ -138,10 +118,6 @@ def test_killed_then_stopped_then_finished_equals_undisturbed(train_job: MakeJob
     points = read_metrics(adapter.path / "metrics.jsonl")
     assert points == read_metrics(undisturbed.path / "metrics.jsonl")
     assert_clean_end(job.home)
-
-
-class Cancelled(BaseException):
-    """As Prefect cancels: not an ordinary exception."""
 
 
 def test_a_cancel_leaves_a_checkpoint_and_no_process(train_job: MakeJob) -> None:

@@ -141,3 +141,17 @@ def test_nf4_computes_the_same_in_evaluation_as_in_training(train_job: MakeJob, 
     evaluated = model(IDS).logits
     assert torch.equal(evaluated, model.train()(IDS).logits)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.named_parameters())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_quantised_model_keeps_no_weights_file_mapped(train_job: Callable[..., TrainJob]) -> None:
+    job = train_job()
+    weights = str(job.prepared.base_model.path / "model.safetensors")
+    plan = planned(job, quantization="none", dequantised_layers=0)
+    plain = load_base(job.prepared.base_model, plan)
+    assert weights in Path("/proc/self/maps").read_text()  # what is held to be so otherwise
+    del plain
+    plan = planned(job, quantization="nf4", dequantised_layers=0)
+    model = load_base(job.prepared.base_model, plan)
+    assert weights not in Path("/proc/self/maps").read_text()
+    assert next(model.parameters()).isfinite().all()
