@@ -2,13 +2,11 @@
 
 import fcntl
 import signal
-import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +14,6 @@ from rich.console import Console
 
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
-from tasks.home import enable_wal, mlflow_database, mlflow_store
 from tasks.ports import HOST, require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.servers_file import (
@@ -32,8 +29,9 @@ from tasks.service_commands import (
     prefect_command,
     prefect_server_command,
     server_environment,
-    version_mark,
 )
+from tasks.stores.mlflow_schema import needs_upgrade, note_upgraded, upgrade_command
+from tasks.stores.postgresql import own_databases
 
 __all__ = ["run_servers", "running_prefect_api"]
 
@@ -73,7 +71,7 @@ def run_servers(
     _require_checkout()
     _require_two_ports(prefect_port, mlflow_port)
     exit_code = 0
-    with _only_one(home):
+    with _only_one(home), own_databases(home):
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
@@ -115,18 +113,16 @@ class _Supervisor:
     def start(self) -> None:
         """Returns when runs can be started and the worker takes them."""
         self.console.print("Starting (about half a minute).")
-        database = mlflow_database(self.home)
-        exists = database.exists()
-        enable_wal(database)
+        upgrade = needs_upgrade(self.home)
         self._start_server(PREFECT, prefect_server_command(self.prefect_port))
-        if exists:
-            self._upgrade_mlflow()
+        if upgrade:
+            self._finish(self._launch(UPGRADE, upgrade_command(self.home)))
         self._start_server(MLFLOW, mlflow_command(self.home, self.mlflow_port))
         self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
         self._deploy()
         self._start_worker()
         self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
-        version_mark(self.home).write_text(version("mlflow"), encoding="utf-8")
+        note_upgraded(self.home)
         self.file.prefect_api, self.file.mlflow_url = self.api, self.mlflow_url
         self.file.write(self.home)
 
@@ -184,13 +180,6 @@ class _Supervisor:
         activity = prefect_api.read_activity(self.api)
         self._finish(self._launch(DEPLOY, prefect_command("--no-prompt", "deploy", "--all")))
         prefect_api.restore_activity(self.api, activity)
-
-    def _upgrade_mlflow(self) -> None:
-        """MLflow refuses an older schema; asking takes seconds, so ask once per MLflow version."""
-        mark = version_mark(self.home)
-        if not mark.exists() or mark.read_text(encoding="utf-8") != version("mlflow"):
-            upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", mlflow_store(self.home)]
-            self._finish(self._launch(UPGRADE, upgrade))
 
     def _launch(self, role: str, command: list[str]) -> Child:
         environment = server_environment(self.home, self.prefect_port)

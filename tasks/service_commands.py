@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store, service_environment
+from tasks.home import mlflow_artifacts, mlflow_store, service_environment
 from tasks.ports import HOST
+from tasks.stores.artifacts import configured_artifacts
 
 
 def api_url(prefect_port: int) -> str:
@@ -25,7 +26,7 @@ def mlflow_command(home: Path, port: int) -> list[str]:
     """One process instead of five, and artifacts as plain files, like runs without a server."""
     options = {
         "--backend-store-uri": mlflow_store(home),
-        "--default-artifact-root": str(mlflow_artifacts(home)),
+        "--default-artifact-root": configured_artifacts() or str(mlflow_artifacts(home)),
         "--host": HOST,
         "--port": str(port),
         "--workers": "1",
@@ -33,10 +34,6 @@ def mlflow_command(home: Path, port: int) -> list[str]:
     }
     flat = [word for option in options.items() for word in option]
     return [sys.executable, "-m", "mlflow", "server", "--no-serve-artifacts", *flat]
-
-
-def version_mark(home: Path) -> Path:
-    return mlflow_database(home).with_name("schema-of-mlflow")
 
 
 def server_environment(home: Path, prefect_port: int) -> dict[str, str]:

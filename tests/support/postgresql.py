@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 
 from servers import free_port
 
+VARIABLE = "ORPO_DATABASE_URL"
 PASSWORD = "planted-9f3a"
 
 
@@ -48,3 +49,13 @@ def postgresql(programs: Path) -> Iterator[str]:
             call("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_databases(url: str, name: str) -> str:
+    """`ORPO_DATABASE_URL` with two new and empty databases on the server of `url`."""
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for part in ("prefect", "mlflow"):
+            connection.execute(f'create database "{name}_{part}"')
+    return url.rpartition("/")[0].replace("+psycopg", "") + f"/{name}"
