@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from schemas.errors import EnvironmentFault
+from tasks.access.login import configured_login
 from tasks.stores.database import MLFLOW, PREFECT, configured_database
 
 HOME_VARIABLE = "ORPO_HOME"
@@ -57,7 +58,9 @@ def service_environment(home: Path) -> dict[str, str]:
     if database is not None:
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.address(PREFECT)
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
-    return chosen | (database.environment() if database is not None else {})
+    for given in (database, configured_login()):
+        chosen |= given.client_environment() if given is not None else {}
+    return chosen
 
 
 def use_services(home: Path) -> None:

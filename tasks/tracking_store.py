@@ -39,8 +39,7 @@ def require_tracking(config: RegistryConfig, home: Path) -> None:
     uri = tracking_uri(config, home)
     if not WITHOUT_PASSWORD.fullmatch(uri):
         raise UserError(
-            f"The tracking URI {without_password(uri)} holds a password, which every record of a "
-            "run would repeat.",
+            "The tracking URI (not shown) holds a password, which records of a run would repeat.",
             "the address alone; the password stands in the environment.",
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD "
             "for PostgreSQL.",
@@ -83,7 +82,7 @@ def _require_own_store(home: Path) -> None:
     if database is None:
         enable_wal(mlflow_database(home))
     else:
-        os.environ.update(database.environment())
+        os.environ.update(database.client_environment())
     artifacts = configured_artifacts()
     if artifacts is not None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

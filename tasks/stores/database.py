@@ -36,7 +36,7 @@ class Database:
         """SQLAlchemy URL of that database, without a password."""
         return f"postgresql+{DRIVERS[part]}://{self.place}/{self.name(part)}"
 
-    def environment(self) -> dict[str, str]:
+    def client_environment(self) -> dict[str, str]:
         """What processes that open the databases need."""
         return {PASSWORD_VARIABLE: self.password} if self.password else {}
 

@@ -70,7 +70,9 @@ def _value(connection: "psycopg.Connection[Any]", query: str) -> Any:
     return row[0] if row else None
 
 
-def _connect(database: Database, part: str, application_name: str = "orpo-pipeline") -> "psycopg.Connection[Any]":
+def _connect(
+    database: Database, part: str, application_name: str = "orpo-pipeline"
+) -> "psycopg.Connection[Any]":
     if find_spec("psycopg") is None:
         raise UserError(
             f"{DATABASE_VARIABLE} is set, and the driver of PostgreSQL is not installed.",
