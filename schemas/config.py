@@ -36,6 +36,10 @@ def _switch(value: Any) -> Any:
     return ("off", "on")[value] if isinstance(value, bool) else value
 
 
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""Part of file names, so it is no path."""
+
+
 class DataConfig(Section):
     """Where the preference pairs come from and which of them are held out."""
 
@@ -45,10 +49,10 @@ class DataConfig(Section):
     revision: str | None = None
     """Commit, tag or branch of a hub id. Unset: the newest commit."""
 
-    train_split: str = "train"
+    train_split: SplitName = "train"
     """Files of a folder or hub id to train on: those named `SPLIT.*` or `SPLIT-*`."""
 
-    eval_split: str | None = None
+    eval_split: SplitName | None = None
     """Files to evaluate on. Unset: `eval_fraction` of the prompts is held out instead."""
 
     eval_fraction: float = Field(default=0.1, gt=0, lt=1)

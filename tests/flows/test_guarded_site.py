@@ -26,12 +26,14 @@ from s3 import BUCKET, SECRET_KEY, client, s3_server
 from servers import REPOSITORY, Up, end, free_port, start_up, wait_for
 from sqlalchemy import create_engine, text
 
+from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
 from tasks import prefect_api
 from tasks.access.listening import Listening
-from tasks.home import mlflow_store
+from tasks.home import mlflow_store, service_environment
 from tasks.process_group import find_processes
 from tasks.service_commands import mlflow_command, server_environment
+from tasks.tracking import recorded_run
 
 INSTALLED = programs()
 
@@ -65,7 +67,7 @@ class Site:
     def home(self) -> Path:
         return self.folder / "home"
 
-    def command(self, *arguments: str, code: int = 0, **changes: str) -> str:
+    def command(self, *arguments: str, code: int = 0, typed: str = "", **changes: str) -> str:
         """Output and errors of `orpo-pipeline ARGUMENTS`, in a terminal with the secrets set."""
         ours = ("PREFECT", "MLFLOW", "PG")
         outside = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
@@ -76,7 +78,7 @@ class Site:
             env={**outside, **self.environment, "ORPO_HOME": str(self.home), **changes},
             capture_output=True,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input=typed,
             timeout=RUN_SECONDS,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -235,11 +237,12 @@ def test_a_killed_server_loses_nothing(site: Site, up: Up) -> None:
 
 
 def test_the_commands_use_the_same_stores_without_servers(site: Site, tmp_path: Path) -> None:
-    assert "0 new" in site.command("retrain") or len(site.versions()) == 1
-    (version,) = site.versions()
-    site.command("export", str(version.version), str(tmp_path / "exported"))
+    assert "skip" in site.command("retrain").lower()
+    assert [str(version.version) for version in site.versions()] == ["1"]
+    site.command("export", "1", str(tmp_path / "exported"))
     assert (tmp_path / "exported" / "adapter_model.safetensors").is_file()
-    site.command("chat", str(version.version))
+    assert "planted" not in (said := site.command("chat", "1", typed="What is 2 plus 2?\n"))
+    assert said.strip()
     wrong = site.environment[VARIABLE].replace(PASSWORD, "planted-wrong")
     said = site.command("retrain", code=3, **{VARIABLE: wrong})
     assert "password authentication failed" in said and "planted-wrong" not in said
@@ -270,6 +273,52 @@ def test_no_secret_is_on_disk_in_a_database_or_in_the_bucket(site: Site) -> None
     assert found == []
 
 
+def test_an_mlflow_server_that_passes_files_on_asks_for_the_login(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in deploy/compose.yaml: clients know its address and the login, and no bucket."""
+    here = Listening(mlflow_port=free_port())
+    command = [*mlflow_command(site.home, here), "--artifacts-destination", str(tmp_path / "files")]
+    command.remove("--no-serve-artifacts")
+    at = command.index("--default-artifact-root")
+    del command[at : at + 2]
+    process = subprocess.Popen(
+        command, env=server_environment(site.home, here), start_new_session=True
+    )
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(os.urandom(100_000))
+    monkeypatch.delenv("ORPO_ARTIFACTS_URL")
+    try:
+        wait_for(lambda: prefect_api.answers(f"{here.mlflow_url}/health"), 180)
+        config = RegistryConfig(experiment="proxied", tracking_uri=here.mlflow_url, model_name="p")
+        for name, value in service_environment(site.home).items():
+            monkeypatch.setenv(name, value)
+        with recorded_run(config, tmp_path / "home", "adapter-p") as (tracker, run_id):
+            uri, _ = tracker.log_model(run_id, {weights.name: weights}, {}, [])
+            tracker.ensure_model("p")
+            version = tracker.client.create_model_version("p", uri, run_id=run_id).version
+            found = tracker.download_adapter(version, tmp_path / "down")
+            assert (found / weights.name).read_bytes() == weights.read_bytes()
+        assert list((tmp_path / "files").rglob(weights.name))
+
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-wrong")
+        with (
+            pytest.raises(EnvironmentFault, match="401") as refused,
+            recorded_run(config, tmp_path / "home", "adapter-p"),
+        ):
+            pass
+        assert "planted" not in str(refused.value)
+    finally:
+        end_server(process)
+
+
+def end_server(process: "subprocess.Popen[bytes]") -> None:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.kill()
+    process.wait(20)
+
+
 def test_mlflow_takes_requests_by_the_names_of_this_machine_only(site: Site) -> None:
     """The settings of `--host 0.0.0.0`, on a server that only this machine reaches."""
     listening = Listening(mlflow_port=free_port(), host="0.0.0.0")
@@ -286,7 +335,4 @@ def test_mlflow_takes_requests_by_the_names_of_this_machine_only(site: Site) -> 
             assert status(page, Host=name) == 401
         assert status(page, LOGIN, Host="evil.example:5000") == 403
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-        process.kill()
-        process.wait(20)
+        end_server(process)
