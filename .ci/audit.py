@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def verdict(output: str) -> tuple[list[str], int]:
-    """What to print for pip-audit's JSON, which is none when it could not run, and the exit code."""
+    """What to print for pip-audit's JSON (nothing when it could not run), and the exit code."""
     try:
         packages = json.loads(output)["dependencies"]
     except (ValueError, KeyError):
