@@ -122,14 +122,15 @@ class _Supervisor:
         self._start_worker()
         self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
         note_upgraded(self.home)
-        self.file.prefect_api, self.file.mlflow_url = self.api, self.mlflow_url
+        self.file.prefect_api = self.api
+        self.file.mlflow_url = self.listening.page(self.listening.mlflow_port)
         self.file.write(self.home)
 
     def announce(self, open_browser: bool) -> None:
         """Print where everything is."""
-        ui = self.api.removesuffix("/api")
         self.console.print(
-            f"\nPrefect  {ui}\nMLflow   {self.mlflow_url}\n"
+            f"\nPrefect  {self.listening.page(self.listening.prefect_port)}\n"
+            f"MLflow   {self.listening.page(self.listening.mlflow_port)}\n"
             f"State    {self.home}\nLogs     {self.home / 'logs'}\n\n"
             "In another terminal:\n"
             f"  export PREFECT_API_URL={self.api}\n"

@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,8 +68,8 @@ def require_tracking(config: RegistryConfig, home: Path) -> None:
 
 
 def bucket_errors() -> tuple[type[Exception], ...]:
-    """What the client of S3 raises; nothing where no bucket is used."""
-    if configured_artifacts() is None:
+    """What the client of S3 raises; nothing where it was not used, by us or by a server's wish."""
+    if "botocore" not in sys.modules:
         return ()
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError

@@ -29,6 +29,11 @@ class Listening:
         """The host that this machine's own clients ask."""
         return HOST if self.host == EVERYWHERE else self.host
 
+    def page(self, port: int) -> str:
+        """A server's address for people, who may sit elsewhere."""
+        host = socket.gethostname() if self.host == EVERYWHERE else self.host
+        return f"http://{host}:{port}"
+
     @property
     def prefect_api(self) -> str:
         """What PREFECT_API_URL must be on this machine."""

@@ -36,6 +36,8 @@ def test_what_is_no_host(host: str) -> None:
 def test_mlflow_is_told_every_name_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     everywhere = Listening(mlflow_port=5100, host="0.0.0.0")
     assert everywhere.mlflow_url == "http://127.0.0.1:5100"  # what our own clients ask
+    assert everywhere.page(5100) == f"http://{socket.gethostname()}:5100"
+    assert Listening().page(5000) == "http://127.0.0.1:5000"
     settings = everywhere.environment()
     allowed = settings["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert {"127.0.0.1:5100", f"{socket.gethostname()}:5100"} <= set(allowed)
