@@ -14,7 +14,8 @@ from schemas.config import WITHOUT_PASSWORD, RegistryConfig
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks.home import enable_wal, mlflow_database, mlflow_store
 from tasks.stores.artifacts import configured_artifacts
-from tasks.stores.database import configured_database
+from tasks.stores.database import MLFLOW, configured_database
+from tasks.stores.postgresql import require_databases
 
 SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 HEALTH_SECONDS = 10
@@ -83,6 +84,7 @@ def _require_own_store(home: Path) -> None:
     if database is None:
         enable_wal(mlflow_database(home))
     else:
+        require_databases(database, [MLFLOW])
         os.environ.update(database.client_environment())
     artifacts = configured_artifacts()
     if artifacts is not None:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,9 +28,12 @@ LONGEST_NAME = 63  # PostgreSQL's limit
 KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 
 
-def require_databases(database: Database) -> None:
-    """Raise unless both databases can be opened: UserError without a driver, EnvironmentFault."""
-    for part in (PREFECT, MLFLOW):
+def require_databases(database: Database, parts: Sequence[str] = (PREFECT, MLFLOW)) -> None:
+    """Raise unless the databases can be opened: UserError without a driver, EnvironmentFault.
+
+    To be asked first: MLflow itself tries for most of an hour to open one that does not answer.
+    """
+    for part in parts:
         _connect(database, part).close()
 
 
