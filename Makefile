@@ -29,11 +29,12 @@ test: $(INSTALLED)   ## The whole test suite
 proofs: $(INSTALLED) ## Slow tests with real servers and workers: retry, cancel, Ctrl-C (some minutes)
 	$(BIN)/pytest -m slow
 
-check: $(INSTALLED)  ## Lint, format, types, import contracts
+check: $(INSTALLED)  ## Lint, format, types, import contracts, known vulnerabilities (where online)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python .ci/audit.py
 
 up: $(INSTALLED)     ## Prefect, MLflow and a worker on 127.0.0.1 until Ctrl-C (OPEN=1: browser)
 	@$(BIN)/orpo-pipeline up $(if $(OPEN),--open)

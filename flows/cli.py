@@ -100,13 +100,26 @@ def doctor(
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="A name or IPv4 address of this machine; it needs ORPO_AUTH.")
+    ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Start Prefect, MLflow and a worker on 127.0.0.1, until Ctrl-C."""
+    """Start Prefect, MLflow and a worker, until Ctrl-C; only this machine reaches them."""
+    from tasks.access.listening import Listening
     from tasks.servers import run_servers
 
-    raise typer.Exit(run_servers(state_home(), prefect_port, mlflow_port, open_browser))
+    listening = Listening(prefect_port, mlflow_port, host)
+    raise typer.Exit(run_servers(state_home(), listening, open_browser))
+
+
+@app.command()
+def worker(debug: Debug = False) -> None:
+    """Execute the runs of the Prefect server in PREFECT_API_URL, as its pool's only worker."""
+    from tasks.lone_worker import run_worker
+
+    run_worker()
 
 
 def main() -> None:

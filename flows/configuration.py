@@ -93,5 +93,6 @@ def _describe(problem: dict[str, Any]) -> str:
     if place.startswith(NEVER_SHOWN) or NEVER_SHOWN.startswith(f"{place}."):
         return f"{place}: {problem['msg']}"
     # A URL may hold a password, and stands where only the name of its variable should.
-    shown = "(a URL)" if "://" in str(problem["input"]) else repr(problem["input"])
+    given = str(problem["input"])
+    shown = "(a URL)" if "://" in given or "@" in given else repr(problem["input"])
     return f"{place} = {shown}: {problem['msg']}"

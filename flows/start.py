@@ -10,6 +10,8 @@ from rich.console import Console
 from schemas.errors import EnvironmentFault
 from tasks.home import make_folder, service_environment, state_home
 from tasks.process_group import mark_run
+from tasks.stores.database import configured_database
+from tasks.stores.postgresql import require_databases
 
 TERMINATED = 143  # 128 + SIGTERM, as a shell reports it
 
@@ -20,6 +22,9 @@ def start_flow(debug: bool) -> Console:
     # An exit, not a death by signal: only so is Prefect's temporary server stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     mark_run(state_home())
+    database = configured_database()
+    if database is not None and "PREFECT_API_URL" not in os.environ:
+        require_databases(database)  # the temporary server's own error is a stack trace
     from tasks.temporary_server import start_temporary_server
 
     start_temporary_server()
@@ -33,7 +38,7 @@ def use_state_folder(debug: bool) -> None:
 
     Both read their settings when they are imported, so this comes first.
     """
-    from tasks.prefect_api import answers
+    from tasks.prefect_api import answers, require_access
     from tasks.servers_file import running_prefect_api
 
     home = state_home()
@@ -46,6 +51,8 @@ def use_state_folder(debug: bool) -> None:
             "a running Prefect server in PREFECT_API_URL, or none named.",
             "Start it (`make up`), or `unset PREFECT_API_URL` to run without a server.",
         )
+    if api and "PREFECT_API_KEY" not in os.environ:  # that is of Prefect's cloud
+        require_access(api)
     os.environ.update(
         service_environment(home), PREFECT_LOGGING_LEVEL=level, PREFECT_LOGGING_INTERNAL_LEVEL=level
     )

@@ -1,5 +1,6 @@
 """One frozen `RunConfig`: every knob of a run, its unit and what turning it does."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -11,6 +12,10 @@ from schemas.retraining_config import RetrainingConfig
 from schemas.section import Section
 
 EMBEDDED = "embedded"
+
+WITHOUT_PASSWORD = re.compile(r"^(sqlite:.*|[^@]*|[^:@]*://[^:@]*@[^@]*)$")
+"""Addresses such as HOST, SCHEME://HOST and SCHEME://USER@HOST. In the field's JSON schema, too, by
+which Prefect refuses a parameter before it stores it."""
 
 RULE_SHARES = {DefectCode.SCORE_INVERTED: 0.005}
 """Limits of single rules where `data.max_rule_share` names no others."""
@@ -31,6 +36,10 @@ def _switch(value: Any) -> Any:
     return ("off", "on")[value] if isinstance(value, bool) else value
 
 
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""Part of file names, so it is no path."""
+
+
 class DataConfig(Section):
     """Where the preference pairs come from and which of them are held out."""
 
@@ -40,10 +49,10 @@ class DataConfig(Section):
     revision: str | None = None
     """Commit, tag or branch of a hub id. Unset: the newest commit."""
 
-    train_split: str = "train"
+    train_split: SplitName = "train"
     """Files of a folder or hub id to train on: those named `SPLIT.*` or `SPLIT-*`."""
 
-    eval_split: str | None = None
+    eval_split: SplitName | None = None
     """Files to evaluate on. Unset: `eval_fraction` of the prompts is held out instead."""
 
     eval_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -252,14 +261,27 @@ class TrainingConfig(Section):
 class RegistryConfig(Section):
     """Where runs and model versions are recorded."""
 
-    tracking_uri: str | None = None
-    """MLflow server. Unset: `MLFLOW_TRACKING_URI`, else SQLite in the state folder."""
+    tracking_uri: str | None = Field(
+        default=None, json_schema_extra={"pattern": WITHOUT_PASSWORD.pattern}
+    )
+    """MLflow server, without a password: that stands in `MLFLOW_TRACKING_PASSWORD`. Unset:
+    `MLFLOW_TRACKING_URI`, else what the state folder has: SQLite, or `ORPO_DATABASE_URL`."""
 
     experiment: str = Field(default="orpo-pipeline", min_length=1)
     """MLflow experiment."""
 
     model_name: str = Field(default="orpo-chat", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Registered model: letters, digits, dot, dash and underscore."""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and not WITHOUT_PASSWORD.fullmatch(uri):
+            raise ValueError(
+                "holds a password, which would be stored with each run; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead, or PGPASSWORD"
+            )
+        return uri
 
 
 class RunConfig(Section):

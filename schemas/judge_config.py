@@ -16,7 +16,7 @@ class JudgeConfig(Section):
     """A chat model that compares answers, behind any OpenAI-compatible endpoint. Prompts and
     answers are sent to it."""
 
-    base_url: str
+    base_url: str = Field(json_schema_extra={"pattern": r"^https?://[^@?#]+$"})
     """The endpoint up to and without `/chat/completions`, such as `http://127.0.0.1:8000/v1`."""
 
     model: str = Field(min_length=1)

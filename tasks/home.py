@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from schemas.errors import EnvironmentFault
+from tasks.access.login import configured_login
+from tasks.stores.database import MLFLOW, PREFECT, configured_database
 
 HOME_VARIABLE = "ORPO_HOME"
 
@@ -52,7 +54,13 @@ def service_environment(home: Path) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+    database = configured_database()
+    if database is not None:
+        defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.address(PREFECT)
+    chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    for given in (database, configured_login()):
+        chosen |= given.client_environment() if given is not None else {}
+    return chosen
 
 
 def use_services(home: Path) -> None:
@@ -61,12 +69,18 @@ def use_services(home: Path) -> None:
 
 
 def mlflow_store(home: Path) -> str:
-    """Tracking and registry URI of the state folder: used directly, and behind `up`'s server."""
+    """Tracking and registry URI of the state folder: used directly, and behind `up`'s server.
+
+    Its SQLite file, or the PostgreSQL database of `ORPO_DATABASE_URL`, without a password.
+    """
+    database = configured_database()
+    if database is not None:
+        return database.address(MLFLOW)
     return f"sqlite:///{mlflow_database(home)}"
 
 
 def mlflow_database(home: Path) -> Path:
-    """Absolute path of the SQLite file behind `mlflow_store`."""
+    """Absolute path of the SQLite file behind `mlflow_store`, where that is one."""
     return home.resolve() / "mlflow" / "mlflow.db"
 
 

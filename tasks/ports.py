@@ -1,4 +1,4 @@
-"""Is a port of 127.0.0.1 free, and if not, who has it."""
+"""Is a port free, and if not, who has it."""
 
 import socket
 
@@ -10,17 +10,17 @@ from tasks.process_group import owner_of
 HOST = "127.0.0.1"
 
 
-def require_free(port: int, server: str, option: str) -> None:
+def require_free(port: int, server: str, option: str, host: str = HOST) -> None:
     """Raise EnvironmentFault, naming the port and its owner, unless a server can listen on it."""
     with socket.socket() as probe:
         # Without this, connections that closed a moment ago would count as "in use".
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise EnvironmentFault(
                 f"Port {port} cannot be used for {server}: {error.strerror}; {_listener(port)}.",
-                f"a free port on {HOST}.",
+                f"a free port on {host}.",
                 f"Stop what uses it, or give another port with {option}.",
             ) from None
 

@@ -4,8 +4,10 @@ Importing Prefect takes seconds and memory that a supervisor should not need.
 """
 
 import json
+import os
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -15,6 +17,7 @@ from urllib import request
 from urllib.error import HTTPError
 
 from schemas.errors import EnvironmentFault
+from tasks.access.login import LOGIN_FILE_VARIABLE, LOGIN_VARIABLE, configured_login
 
 WORK_POOL = "local"
 BUSY_WAIT_SECONDS = 0.5
@@ -39,10 +42,12 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
         api + path,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **_login_header()},
     )
     try:
         content = _read(message, timeout)
+    except HTTPError as error:
+        raise _refused(method, path, error) from error
     except (OSError, HTTPException) as error:
         raise EnvironmentFault(
             f"The Prefect server failed to answer {method} {path}: {error}.",
@@ -50,6 +55,35 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
             "Try again; if that fails too, see the server's log.",
         ) from error
     return json.loads(content) if content else None
+
+
+def _login_header() -> dict[str, str]:
+    """HTTP's basic authentication, if there is a login."""
+    login = configured_login()
+    text = os.environ.get("PREFECT_API_AUTH_STRING") or (login.text if login is not None else None)
+    return {"Authorization": f"Basic {b64encode(text.encode()).decode()}"} if text else {}
+
+
+def _refused(method: str, path: str, error: HTTPError) -> EnvironmentFault:
+    if error.code == HTTPStatus.UNAUTHORIZED:
+        return EnvironmentFault(
+            "The Prefect server asks for a login, and refused the one given."
+            if _login_header()
+            else "The Prefect server asks for a login, and none is set.",
+            f"the USER:PASSWORD that `up` was started with, in {LOGIN_VARIABLE} or "
+            f"{LOGIN_FILE_VARIABLE}.",
+            "Set it in this terminal, too.",
+        )
+    return EnvironmentFault(
+        f"The Prefect server failed to answer {method} {path}: {error}.",
+        "an answer of the class 2xx.",
+        "Try again; if that fails too, see the server's log.",
+    )
+
+
+def require_access(api: str) -> None:
+    """Raise EnvironmentFault when the server asks for a login that we do not have."""
+    call(api, "GET", "/admin/version")
 
 
 def _read(message: request.Request, timeout: float) -> bytes:

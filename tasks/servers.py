@@ -2,13 +2,11 @@
 
 import fcntl
 import signal
-import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -16,8 +14,9 @@ from rich.console import Console
 
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
-from tasks.home import enable_wal, mlflow_database, mlflow_store
-from tasks.ports import HOST, require_free
+from tasks.access.listening import Listening
+from tasks.access.mlflow_accounts import prepare_accounts
+from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.servers_file import (
     ProcessIdentity,
@@ -27,13 +26,13 @@ from tasks.servers_file import (
     running_servers,
 )
 from tasks.service_commands import (
-    api_url,
     mlflow_command,
     prefect_command,
     prefect_server_command,
     server_environment,
-    version_mark,
 )
+from tasks.stores.mlflow_schema import needs_upgrade, note_upgraded, upgrade_command
+from tasks.stores.postgresql import own_databases
 
 __all__ = ["run_servers", "running_prefect_api"]
 
@@ -55,9 +54,7 @@ class _StopRequested(Exception):
     """Ctrl-C, SIGTERM, or the terminal was closed."""
 
 
-def run_servers(
-    home: Path, prefect_port: int = 4200, mlflow_port: int = 5000, open_browser: bool = False
-) -> int:
+def run_servers(home: Path, listening: Listening, open_browser: bool = False) -> int:
     """Run everything until a signal; call it from the main thread of a checkout's folder.
 
     Returns:
@@ -65,21 +62,21 @@ def run_servers(
         happened has then been printed).
 
     Raises:
-        UserError: no `prefect.yaml` here, or both ports are the same.
+        UserError: no `prefect.yaml` here, equal ports, or a host that needs a login.
         EnvironmentFault: a port is taken, or another `up` runs on this state folder.
     """
     home = home.resolve()
     console = Console()
     _require_checkout()
-    _require_two_ports(prefect_port, mlflow_port)
+    listening.require_safe()
     exit_code = 0
-    with _only_one(home):
+    with _only_one(home), own_databases(home):
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
-        require_free(prefect_port, "Prefect", "--prefect-port")
-        require_free(mlflow_port, "MLflow", "--mlflow-port")
-        supervisor = _Supervisor(home, (prefect_port, mlflow_port), console)
+        require_free(listening.prefect_port, "Prefect", "--prefect-port", listening.host)
+        require_free(listening.mlflow_port, "MLflow", "--mlflow-port", listening.host)
+        supervisor = _Supervisor(home, listening, console)
         with _signals_to(supervisor.request_stop):
             try:
                 supervisor.start()
@@ -98,12 +95,11 @@ def run_servers(
 class _Supervisor:
     """Start in order, watch, stop in the reverse order. Every wait notices signals and deaths."""
 
-    def __init__(self, home: Path, ports: tuple[int, int], console: Console) -> None:
+    def __init__(self, home: Path, listening: Listening, console: Console) -> None:
         self.home = home
         self.console = console
-        self.prefect_port, self.mlflow_port = ports
-        self.api = api_url(self.prefect_port)
-        self.mlflow_url = f"http://{HOST}:{self.mlflow_port}"
+        self.listening = listening
+        self.api, self.mlflow_url = listening.prefect_api, listening.mlflow_url
         self.servers: dict[str, Child] = {}
         self.stop_requested = False
         self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
@@ -115,26 +111,26 @@ class _Supervisor:
     def start(self) -> None:
         """Returns when runs can be started and the worker takes them."""
         self.console.print("Starting (about half a minute).")
-        database = mlflow_database(self.home)
-        exists = database.exists()
-        enable_wal(database)
-        self._start_server(PREFECT, prefect_server_command(self.prefect_port))
-        if exists:
-            self._upgrade_mlflow()
-        self._start_server(MLFLOW, mlflow_command(self.home, self.mlflow_port))
+        upgrade = needs_upgrade(self.home)
+        prepare_accounts(self.home)
+        self._start_server(PREFECT, prefect_server_command(self.listening))
+        if upgrade:
+            self._finish(self._launch(UPGRADE, upgrade_command(self.home)))
+        self._start_server(MLFLOW, mlflow_command(self.home, self.listening))
         self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
         self._deploy()
         self._start_worker()
         self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
-        version_mark(self.home).write_text(version("mlflow"), encoding="utf-8")
-        self.file.prefect_api, self.file.mlflow_url = self.api, self.mlflow_url
+        note_upgraded(self.home)
+        self.file.prefect_api = self.api
+        self.file.mlflow_url = self.listening.page(self.listening.mlflow_port)
         self.file.write(self.home)
 
     def announce(self, open_browser: bool) -> None:
         """Print where everything is."""
-        ui = f"http://{HOST}:{self.prefect_port}"
         self.console.print(
-            f"\nPrefect  {ui}\nMLflow   {self.mlflow_url}\n"
+            f"\nPrefect  {self.listening.page(self.listening.prefect_port)}\n"
+            f"MLflow   {self.listening.page(self.listening.mlflow_port)}\n"
             f"State    {self.home}\nLogs     {self.home / 'logs'}\n\n"
             "In another terminal:\n"
             f"  export PREFECT_API_URL={self.api}\n"
@@ -185,15 +181,8 @@ class _Supervisor:
         self._finish(self._launch(DEPLOY, prefect_command("--no-prompt", "deploy", "--all")))
         prefect_api.restore_activity(self.api, activity)
 
-    def _upgrade_mlflow(self) -> None:
-        """MLflow refuses an older schema; asking takes seconds, so ask once per MLflow version."""
-        mark = version_mark(self.home)
-        if not mark.exists() or mark.read_text(encoding="utf-8") != version("mlflow"):
-            upgrade = [sys.executable, "-m", "mlflow", "db", "upgrade", mlflow_store(self.home)]
-            self._finish(self._launch(UPGRADE, upgrade))
-
     def _launch(self, role: str, command: list[str]) -> Child:
-        environment = server_environment(self.home, self.prefect_port)
+        environment = server_environment(self.home, self.listening)
         return Child.start(role, command, self.home, environment)
 
     def _finish(self, child: Child) -> None:
@@ -229,15 +218,6 @@ def _require_checkout() -> None:
             f"No prefect.yaml in {checkout}.",
             "to be in a checkout of orpo-pipeline: its deployments are registered from there.",
             "Change to the checkout's folder.",
-        )
-
-
-def _require_two_ports(prefect_port: int, mlflow_port: int) -> None:
-    if prefect_port == mlflow_port:
-        raise UserError(
-            f"Both servers were given port {prefect_port}.",
-            "two different ports.",
-            "Change --prefect-port or --mlflow-port.",
         )
 
 

@@ -19,8 +19,9 @@ from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
-from tasks.home import mlflow_artifacts, mlflow_store
+from tasks.home import mlflow_store
 from tasks.run_description import config_yaml, parameters, tags
+from tasks.stores.artifacts import artifact_location
 from tasks.tracking_signature import chat_signature
 from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
 
@@ -86,7 +87,7 @@ class Tracker:
         if found is not None:
             return str(found.experiment_id)
         embedded = self.uri == mlflow_store(self.home)
-        location = mlflow_artifacts(self.home).as_uri() if embedded else None
+        location = artifact_location(self.home) if embedded else None
         try:
             return str(self.client.create_experiment(name, artifact_location=location))
         except MlflowException:  # another process made it in between

@@ -3,19 +3,23 @@
 import os
 import re
 import sqlite3
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
-from schemas.config import RegistryConfig
+from schemas.config import WITHOUT_PASSWORD, RegistryConfig
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks.home import enable_wal, mlflow_database, mlflow_store
+from tasks.stores.artifacts import configured_artifacts
+from tasks.stores.database import MLFLOW, configured_database
+from tasks.stores.postgresql import require_databases
 
 SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 HEALTH_SECONDS = 10
-PASSWORD = re.compile(r"//[^/@]*@")
+PASSWORD = re.compile(r"//[^/@\s]*@")
 
 
 def without_password(text: str) -> str:
@@ -29,11 +33,19 @@ def tracking_uri(config: RegistryConfig, home: Path) -> str:
 
 
 def require_tracking(config: RegistryConfig, home: Path) -> None:
-    """Raise EnvironmentFault when a configured server does not answer, or our file is no database.
+    """Raise EnvironmentFault when a configured server does not answer, or our store is not usable.
 
-    UserError for a URI that MLflow cannot record in. Makes the state folder's file when it is new.
+    UserError for a URI that MLflow cannot record in, or that holds a password. Makes the state
+    folder's file when it is new.
     """
     uri = tracking_uri(config, home)
+    if not WITHOUT_PASSWORD.fullmatch(uri):
+        raise UserError(
+            "The tracking URI (not shown) holds a password, which records of a run would repeat.",
+            "the address alone; the password stands in the environment.",
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD "
+            "for PostgreSQL.",
+        )
     if not uri.startswith(SCHEMES):
         raise UserError(
             f"The tracking URI {uri!r} is none that MLflow can record in.",
@@ -41,7 +53,7 @@ def require_tracking(config: RegistryConfig, home: Path) -> None:
             "Correct registry.tracking_uri or MLFLOW_TRACKING_URI, or unset both.",
         )
     if uri == mlflow_store(home):
-        enable_wal(mlflow_database(home))
+        _require_own_store(home)
     if not uri.startswith("http"):
         return
     try:
@@ -56,6 +68,32 @@ def require_tracking(config: RegistryConfig, home: Path) -> None:
         ) from error
 
 
+def bucket_errors() -> tuple[type[Exception], ...]:
+    """What the client of S3 raises; nothing where it was not used, by us or by a server's wish."""
+    if "botocore" not in sys.modules:
+        return ()
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (Boto3Error, BotoCoreError, ClientError)
+
+
+def _require_own_store(home: Path) -> None:
+    """The state folder's file, or what ORPO_DATABASE_URL and ORPO_ARTIFACTS_URL name."""
+    database = configured_database()
+    if database is None:
+        enable_wal(mlflow_database(home))
+    else:
+        require_databases(database, [MLFLOW])
+        os.environ.update(database.client_environment())
+    artifacts = configured_artifacts()
+    if artifacts is not None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with store_faults(artifacts, "Reading the artifact store"):
+            get_artifact_repository(artifacts).list_artifacts()
+
+
 def store_errors() -> tuple[type[Exception], ...]:
     """What MLflow raises when its server, database or artifact folder fails.
 
@@ -64,7 +102,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, *bucket_errors())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 
 from servers import free_port
 
+VARIABLE = "ORPO_DATABASE_URL"
 PASSWORD = "planted-9f3a"
 
 
@@ -48,3 +49,18 @@ def postgresql(programs: Path) -> Iterator[str]:
             call("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_databases(url: str, name: str, template: str | None = None) -> str:
+    """`ORPO_DATABASE_URL` of two new databases on the server of `url`: empty, or copies."""
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for part in ("prefect", "mlflow"):
+            connection.execute(  # a database that somebody uses cannot be copied
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
+                [f"{template}_{part}"],
+            )
+            source = f'template "{template}_{part}"' if template else ""
+            connection.execute(f'create database "{name}_{part}" {source}')
+    return url.rpartition("/")[0].replace("+psycopg", "") + f"/{name}"

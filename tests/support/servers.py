@@ -21,9 +21,10 @@ REPOSITORY = Path(__file__).parents[2]
 START = """
 import sys
 from pathlib import Path
+from tasks.access.listening import Listening
 from tasks.servers import run_servers
 home, prefect_port, mlflow_port = sys.argv[1:]
-sys.exit(run_servers(Path(home), int(prefect_port), int(mlflow_port)))
+sys.exit(run_servers(Path(home), Listening(int(prefect_port), int(mlflow_port))))
 """
 
 
@@ -91,7 +92,7 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def start_up(folder: Path, checkout: Path) -> Up:
+def start_up(folder: Path, checkout: Path, environment: dict[str, str] | None = None) -> Up:
     """State folder and output in `folder`; flows and deployments are those of `checkout`."""
     home, ports = folder / "home", (free_port(), free_port())
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
@@ -101,7 +102,7 @@ def start_up(folder: Path, checkout: Path) -> Up:
         process = subprocess.Popen(
             [sys.executable, "-c", START, str(home), *map(str, ports)],
             cwd=checkout,
-            env={**kept, **often, "PYTHONPATH": str(REPOSITORY)},
+            env={**kept, **often, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

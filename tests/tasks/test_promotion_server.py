@@ -11,6 +11,7 @@ from servers import free_port, wait_for
 
 from schemas.promotion import PromotionState
 from tasks import prefect_api
+from tasks.access.listening import Listening
 from tasks.promotion import repair
 from tasks.promotion_history import read_history
 from tasks.service_commands import mlflow_command
@@ -30,7 +31,9 @@ def server(store: Registry) -> Iterator["tuple[str, subprocess.Popen[bytes]]"]:
     uri = f"http://127.0.0.1:{port}"
     # Its own process group would outlive a kill; one worker process is all there is to kill.
     process = subprocess.Popen(
-        mlflow_command(store.home, port), env={**os.environ}, start_new_session=True
+        mlflow_command(store.home, Listening(mlflow_port=port)),
+        env={**os.environ},
+        start_new_session=True,
     )
     try:
         wait_for(lambda: prefect_api.answers(f"{uri}/health"), 180)

@@ -21,6 +21,7 @@ from servers import REPOSITORY, Up, end, free_port, living, start_up, wait_for
 
 from schemas.errors import EnvironmentFault
 from tasks import prefect_api
+from tasks.access.listening import Listening
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
 from tasks.process_group import find_processes
 from tasks.servers import run_servers, running_prefect_api
@@ -174,7 +175,7 @@ def test_run_recorded_without_a_server_is_served(up: Up, tmp_path: Path) -> None
 def test_second_up_is_refused(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(up.checkout)
     with pytest.raises(EnvironmentFault) as caught:
-        run_servers(up.home, free_port(), free_port())
+        run_servers(up.home, Listening(free_port(), free_port()))
     assert f"process {up.process.pid}" in caught.value.found
     assert up.mlflow_url in caught.value.found
 
@@ -184,7 +185,7 @@ def test_port_of_another_up_is_named(
 ) -> None:
     monkeypatch.chdir(up.checkout)
     with pytest.raises(EnvironmentFault) as caught:
-        run_servers(tmp_path, up.ports[0], free_port())
+        run_servers(tmp_path, Listening(up.ports[0], free_port()))
     assert f"Port {up.ports[0]}" in caught.value.found
     assert f"the `up` on {up.home}" in caught.value.found
     assert "--prefect-port" in caught.value.fix

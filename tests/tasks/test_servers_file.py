@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UserError
+from tasks.access.listening import Listening
 from tasks.servers import run_servers, running_prefect_api
 from tasks.servers_file import ProcessIdentity, ServersFile
 
@@ -34,8 +35,8 @@ def test_stale_servers_file_is_ignored(tmp_path: Path) -> None:
 def test_needs_a_checkout_and_two_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"No prefect\.yaml"):
-        run_servers(tmp_path / "home")
+        run_servers(tmp_path / "home", Listening())
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(UserError, match="port 4200"):
-        run_servers(tmp_path / "home", 4200, 4200)
+        run_servers(tmp_path / "home", Listening(4200, 4200))
     assert not (tmp_path / "home").exists()

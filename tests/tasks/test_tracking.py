@@ -1,5 +1,6 @@
 """MLflow records against a real SQLite store: nothing lost, nothing doubled."""
 
+import re
 import resource
 import shutil
 import socket
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.configuration import read_config
 from schemas.config import RegistryConfig
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, UserError
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
 from tasks.tracking import Tracker, recorded_run
 from tasks.tracking_store import require_tracking, store_faults, tracking_uri
@@ -226,3 +228,34 @@ def test_a_password_in_the_uri_is_not_shown() -> None:
     with pytest.raises(EnvironmentFault) as caught, store_faults(uri):
         raise OSError("gone.")
     assert "(postgresql://***@host/mlflow) failed: gone. " in f"{caught.value.found} "
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:planted@127.0.0.1:5000",
+        "postgresql://me:planted/1@db/mlflow",
+        "https://:planted@host",
+        "me:planted@host",
+    ],
+)
+def test_a_password_in_the_address_is_refused_and_not_repeated(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match="holds a password") as caught:
+        require_tracking(RegistryConfig(), tmp_path)
+    assert "planted" not in str(caught.value)
+    assert "MLFLOW_TRACKING_PASSWORD" in caught.value.fix
+
+    with pytest.raises(UserError, match="holds a password") as in_config:
+        read_config(None, [f"registry.tracking_uri={uri}"])
+    assert "planted" not in str(in_config.value)
+    # So says the schema, too, by which Prefect refuses a flow's parameters before it stores them.
+    pattern = RegistryConfig.model_json_schema()["properties"]["tracking_uri"]["pattern"]
+    assert re.search(pattern, uri) is None
+
+
+def test_an_address_without_a_password_is_taken() -> None:
+    for uri in ("http://h:5000", "postgresql+psycopg://me@h:5/db", "sqlite:////a:b@c/m.db", "x"):
+        assert RegistryConfig(tracking_uri=uri).tracking_uri == uri

@@ -1,0 +1,1 @@
+"""Who may reach the servers: where they listen, and which login they ask for."""

@@ -1,0 +1,63 @@
+"""`orpo-pipeline worker`: what `up` does beside its servers, for servers that run elsewhere."""
+
+import os
+import subprocess
+import time
+from typing import NoReturn
+
+from schemas.errors import EnvironmentFault, UserError
+from tasks import prefect_api
+from tasks.home import state_home, use_services
+from tasks.service_commands import prefect_command
+
+START_LIMIT_SECONDS = 120.0
+
+
+def run_worker() -> NoReturn:
+    """Register this checkout's deployments and become the worker that executes their runs.
+
+    It has to be the only worker of its pool: runs whose processes an earlier one left behind are
+    marked as crashed, or they would keep the pool's only slot for ever.
+
+    Raises UserError without PREFECT_API_URL; EnvironmentFault for a server that does not answer, or
+    refuses the deployments.
+    """
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        raise UserError(
+            "PREFECT_API_URL is not set, so there is no server to take runs from.",
+            "the address of a Prefect server, such as http://HOST:4200/api.",
+            "Set it; without a server elsewhere, `orpo-pipeline up` starts one.",
+        )
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")  # quiet suits a terminal, not a log
+    use_services(state_home())
+    _await_server(api)
+    prefect_api.require_access(api)
+    prefect_api.ensure_work_pool(api)
+    activity = prefect_api.read_activity(api)
+    if subprocess.run(prefect_command("--no-prompt", "deploy", "--all")).returncode != 0:
+        raise EnvironmentFault(
+            "The deployments of prefect.yaml could not be registered; the lines above say why.",
+            f"a checkout's folder here, and a server at {api} that takes them.",
+            "Mend what they name, and start the worker again.",
+        )
+    prefect_api.restore_activity(api, activity)
+    abandoned = prefect_api.crash_abandoned_runs(api)
+    if abandoned:
+        print(f"Runs that an earlier worker left, now marked as crashed: {abandoned}.", flush=True)
+    pool = prefect_api.WORK_POOL
+    command = prefect_command("worker", "start", "--pool", pool, "--type", "process")
+    os.execv(command[0], command)  # so that a signal to stop reaches the worker itself
+
+
+def _await_server(api: str) -> None:
+    """Containers start in any order."""
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    while not prefect_api.answers(f"{api}/health"):
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(
+                f"The Prefect server {api} has not answered in {START_LIMIT_SECONDS:.0f} s.",
+                "a running Prefect server in PREFECT_API_URL.",
+                "Start it, or correct PREFECT_API_URL.",
+            )
+        time.sleep(1)

@@ -1,0 +1,120 @@
+"""The two PostgreSQL databases: whether they can be used, and by which `up`."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import EnvironmentFault, UserError
+from tasks.stores.database import (
+    DATABASE_VARIABLE,
+    MLFLOW,
+    PREFECT,
+    Database,
+    configured_database,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+
+CONNECT_SECONDS = 10
+UP_LOCK = 0x6F72706F  # any number that is the same in every `up`
+LONGEST_NAME = 63  # PostgreSQL's limit
+
+# A machine that loses power does not say goodbye: so its lock ends after about a minute.
+KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+
+
+def require_databases(database: Database, parts: Sequence[str] = (PREFECT, MLFLOW)) -> None:
+    """Raise unless the databases can be opened: UserError without a driver, EnvironmentFault.
+
+    To be asked first: MLflow itself tries for most of an hour to open one that does not answer.
+    """
+    for part in parts:
+        _connect(database, part).close()
+
+
+@contextmanager
+def own_databases(home: Path) -> Iterator[None]:
+    """Be the only `up` on the databases of `ORPO_DATABASE_URL`, if that is set.
+
+    Two, on whatever machines, would mark each other's runs as crashed. The server gives the claim
+    back however this process ends. Raises EnvironmentFault that names the other one.
+    """
+    database = configured_database()
+    if database is None:
+        yield
+        return
+    require_databases(database)
+    name = f"up of {socket.gethostname()}, process {os.getpid()}, on {home}"
+    connection = _connect(database, PREFECT, application_name=name[:LONGEST_NAME])
+    try:
+        if not _value(connection, f"select pg_try_advisory_lock({UP_LOCK})"):
+            raise _taken(database, connection)
+        yield
+    finally:
+        connection.close()
+
+
+def is_new(database: Database, part: str) -> bool:
+    """Whether nobody has made its tables yet."""
+    connection = _connect(database, part)
+    try:
+        return _value(connection, "select to_regclass('alembic_version')") is None
+    finally:
+        connection.close()
+
+
+def _value(connection: "psycopg.Connection[Any]", query: str) -> Any:
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _connect(
+    database: Database, part: str, application_name: str = "orpo-pipeline"
+) -> "psycopg.Connection[Any]":
+    if find_spec("psycopg") is None:
+        raise UserError(
+            f"{DATABASE_VARIABLE} is set, and the driver of PostgreSQL is not installed.",
+            "the package psycopg.",
+            "`pip install 'orpo-pipeline[postgresql]'`.",
+        )
+    import psycopg
+
+    address = f"postgresql://{database.place}/{database.name(part)}"
+    try:
+        return psycopg.connect(
+            address,
+            password=database.password,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            options=KEEPALIVE,
+            application_name=application_name,
+        )
+    except psycopg.Error as error:
+        because = " ".join(str(error).split()).rstrip(".")
+        raise EnvironmentFault(
+            f"The database {database.name(part)} at {database.place} cannot be opened: {because}.",
+            f"a PostgreSQL server that answers, with the databases {database.name(PREFECT)} and "
+            f"{database.name(MLFLOW)}, which the user of {DATABASE_VARIABLE} owns.",
+            f"Correct {DATABASE_VARIABLE}, or make what is missing: `createdb "
+            f"{database.name(part)}`.",
+        ) from None
+
+
+def _taken(database: Database, connection: "psycopg.Connection[Any]") -> EnvironmentFault:
+    owner = _value(
+        connection,
+        "select application_name from pg_locks join pg_stat_activity using (pid) "
+        f"where locktype = 'advisory' and objid = {UP_LOCK} and granted",
+    )
+    return EnvironmentFault(
+        f"The databases of {DATABASE_VARIABLE} are used by another `up` already "
+        f"({owner or 'which has just ended'}).",
+        "one `up` for a pair of databases.",
+        f"Stop that one, or use another NAME than {database.prefix}. After a power cut its claim "
+        "ends within a minute.",
+    )
