@@ -1,10 +1,10 @@
-"""Is a port of 127.0.0.1 free, and if not, who has it."""
+"""Are ports of 127.0.0.1 free, and if not, who has them."""
 
 import socket
 
 import psutil
 
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, UserError
 from tasks.process_group import owner_of
 
 HOST = "127.0.0.1"
@@ -23,6 +23,16 @@ def require_free(port: int, server: str, option: str) -> None:
                 f"a free port on {HOST}.",
                 f"Stop what uses it, or give another port with {option}.",
             ) from None
+
+
+def require_two(prefect_port: int, mlflow_port: int) -> None:
+    """Raise UserError when both servers were given the same port."""
+    if prefect_port == mlflow_port:
+        raise UserError(
+            f"Both servers were given port {prefect_port}.",
+            "two different ports.",
+            "Change --prefect-port or --mlflow-port.",
+        )
 
 
 def _listener(port: int) -> str:

@@ -17,8 +17,11 @@ from rich.console import Console
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
 from tasks.home import enable_wal, mlflow_database, mlflow_store
-from tasks.ports import HOST, require_free
+from tasks.ports import HOST, require_free, require_two
 from tasks.process_group import Child, belongs_to_up, end_processes
+from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
+from tasks.recovery.kept_servers import KeptServers, ended
+from tasks.recovery.watch import RunWatcher
 from tasks.servers_file import (
     ProcessIdentity,
     ServersFile,
@@ -61,8 +64,8 @@ def run_servers(
     """Run everything until a signal; call it from the main thread of a checkout's folder.
 
     Returns:
-        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start or ended by itself (what
-        happened has then been printed).
+        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start, or ended by itself too
+        often (what happened has then been printed).
 
     Raises:
         UserError: no `prefect.yaml` here, or both ports are the same.
@@ -71,7 +74,7 @@ def run_servers(
     home = home.resolve()
     console = Console()
     _require_checkout()
-    _require_two_ports(prefect_port, mlflow_port)
+    require_two(prefect_port, mlflow_port)
     exit_code = 0
     with _only_one(home):
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
@@ -96,7 +99,7 @@ def run_servers(
 
 
 class _Supervisor:
-    """Start in order, watch, stop in the reverse order. Every wait notices signals and deaths."""
+    """Start in order, watch and mend, stop in the reverse order. Every wait notices signals."""
 
     def __init__(self, home: Path, ports: tuple[int, int], console: Console) -> None:
         self.home = home
@@ -104,7 +107,8 @@ class _Supervisor:
         self.prefect_port, self.mlflow_port = ports
         self.api = api_url(self.prefect_port)
         self.mlflow_url = f"http://{HOST}:{self.mlflow_port}"
-        self.servers: dict[str, Child] = {}
+        self.servers = KeptServers(self._launch, self._clear_away, self._say)
+        self.runs = RunWatcher(home, self.api, self.mlflow_url, self._say)
         self.stop_requested = False
         self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
 
@@ -124,8 +128,9 @@ class _Supervisor:
         self._start_server(MLFLOW, mlflow_command(self.home, self.mlflow_port))
         self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
         self._deploy()
-        self._start_worker()
         self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
+        self.runs.sweep()
+        self._start_worker()
         version_mark(self.home).write_text(version("mlflow"), encoding="utf-8")
         self.file.prefect_api, self.file.mlflow_url = self.api, self.mlflow_url
         self.file.write(self.home)
@@ -147,31 +152,57 @@ class _Supervisor:
             webbrowser.open(self.mlflow_url)
 
     def watch(self) -> None:
-        """Return never: a signal or a dead child ends it."""
+        """Return never: a signal ends it, or a server that dies again and again."""
         while True:
-            self._check()
+            self._check_stop()
+            if self.servers.mend():
+                self._write_file()
+            if WORKER not in self.servers.restart_at:
+                self.runs.look()
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Worker and its runs first, because they report their end to the servers."""
-        if self.servers:
+        if self.servers.children:
             self.console.print("Stopping.")
-        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        active = []
         with suppress(EnvironmentFault):  # the server may be what died; the next `up` does it then
-            if WORKER in self.servers:
-                prefect_api.crash_abandoned_runs(self.api, timeout=1)
+            if WORKER in self.servers.children:
+                active = unfinished_runs(self.api, timeout=1)
+        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        with suppress(EnvironmentFault):
+            mark_stopped(self.api, active, timeout=1)
         end_processes(self.home, belongs_to_up, SERVER_GRACE_SECONDS)
         remove_servers_file(self.home)
 
+    def _clear_away(self, role: str) -> bool:
+        if role != WORKER:
+            end_processes(self.home, lambda other: other == role, SERVER_GRACE_SECONDS)
+            return True
+        # A run that starts looks at both servers, and fails where one does not answer.
+        if not all(prefect_api.answers(f"{url}/health") for url in (self.api, self.mlflow_url)):
+            return False
+        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        try:
+            self.runs.worker_died()
+        except EnvironmentFault:  # the server went away meanwhile
+            return False
+        return True
+
+    def _say(self, text: str) -> None:
+        """A line of what happened while nobody looked."""
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _start_server(self, role: str, command: list[str]) -> None:
-        self.servers[role] = child = self._launch(role, command)
-        self.file.processes[role] = child.process.pid
+        self.servers.start(role, command)
+        self._write_file()
+
+    def _write_file(self) -> None:
+        self.file.processes = self.servers.pids()
         self.file.write(self.home)
 
     def _start_worker(self) -> None:
-        abandoned = prefect_api.crash_abandoned_runs(self.api)
-        if abandoned:
-            self.console.print(f"Runs that a killed `up` left, now marked as crashed: {abandoned}.")
         before = datetime.now(UTC)
         pool = prefect_api.WORK_POOL
         options = ("--pool", pool, "--type", "process", "--name", pool)
@@ -200,7 +231,7 @@ class _Supervisor:
         """Wait for a step that ends by itself, and must do so well."""
         self._wait(f"The step `{child.role}`", lambda: child.process.poll() is not None)
         if child.process.returncode != 0:
-            raise _ended(child)
+            raise ended(child, "exit code 0.")
 
     def _wait(self, what: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_LIMIT_SECONDS
@@ -214,12 +245,13 @@ class _Supervisor:
                 )
             time.sleep(0.2)
 
-    def _check(self) -> None:
+    def _check_stop(self) -> None:
         if self.stop_requested:
             raise _StopRequested
-        for child in self.servers.values():
-            if child.process.poll() is not None:
-                raise _ended(child)
+
+    def _check(self) -> None:
+        self._check_stop()
+        self.servers.require_alive()
 
 
 def _require_checkout() -> None:
@@ -229,15 +261,6 @@ def _require_checkout() -> None:
             f"No prefect.yaml in {checkout}.",
             "to be in a checkout of orpo-pipeline: its deployments are registered from there.",
             "Change to the checkout's folder.",
-        )
-
-
-def _require_two_ports(prefect_port: int, mlflow_port: int) -> None:
-    if prefect_port == mlflow_port:
-        raise UserError(
-            f"Both servers were given port {prefect_port}.",
-            "two different ports.",
-            "Change --prefect-port or --mlflow-port.",
         )
 
 
@@ -269,15 +292,6 @@ def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def _ended(child: Child) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"`{child.role}` ended with exit code {child.process.returncode}. Its last lines:\n"
-        f"{child.log_tail()}\n",
-        "it to run on." if child.role in (PREFECT, MLFLOW, WORKER) else "exit code 0.",
-        f"The whole log is {child.log}",
-    )
 
 
 def _print_problem(console: Console, error: PipelineError) -> None:

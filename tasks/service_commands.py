@@ -7,6 +7,10 @@ from pathlib import Path
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store, service_environment
 from tasks.ports import HOST
 
+CLIENT_RETRIES = "8"
+"""Waits of 2, 4, 8, ... 256 s: a run outlives a Prefect server that is away for eight minutes. With
+Prefect's own 5 it fails after one to two and a half."""
+
 
 def api_url(prefect_port: int) -> str:
     """What PREFECT_API_URL must be for the server on this port."""
@@ -52,5 +56,6 @@ def server_environment(home: Path, prefect_port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect_port),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_CLIENT_MAX_RETRIES": CLIENT_RETRIES,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
