@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,22 @@ from tasks.servers import run_servers, running_prefect_api
 
 pytestmark = pytest.mark.xdist_group("servers")
 
-# `max_steps` is the seconds that the run takes; its child stands for the training process.
+# `max_steps` is the seconds that the run takes, of which 1 is left when it is continued; its child
+# stands for the training process.
 FLOW = """
 import subprocess
 import sys
 from pathlib import Path
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from schemas.config import RunConfig
 
 
 @flow(name="orpo-pipeline")
 def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
-    seconds = config.training.max_steps or 1
+    seconds = config.training.max_steps if flow_run.run_count == 1 else 1
     command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
     child = subprocess.Popen(command, start_new_session=True)
     Path("training.pid").write_text(str(child.pid))
@@ -238,7 +241,7 @@ def test_a_run_whose_process_was_killed_goes_on_by_itself(up: Up) -> None:
     gone = Owner(pid=2**22 + 1, started=1.0, host=socket.gethostname())
     living = Owner.model_validate_json(this_process())
     left, open_ = (open_mlflow_run(up, owner.model_dump_json()) for owner in (gone, living))
-    run, child = start_waiting(up, 5)
+    run, child = start_waiting(up, 5)  # the child lives so long, and the run waits for its end
     (flow,) = psutil.Process(child).parents()[:1]
     flow.kill()
     wait_for(lambda: up.run_state(run) == "COMPLETED", 120)
@@ -252,7 +255,7 @@ def test_a_run_whose_process_was_killed_goes_on_by_itself(up: Up) -> None:
 
 def test_what_dies_is_started_again_and_its_run_goes_on(up: Up) -> None:
     """Both servers and the worker at once, while a run executes."""
-    run, child = start_waiting(up, 8)
+    run, child = start_waiting(up, 500)
     pids = json.loads((up.home / "servers.json").read_text())["processes"]
     assert sorted(pids) == ["mlflow", "prefect", "worker"]
     training = psutil.Process(child)
@@ -294,18 +297,22 @@ def test_a_run_without_worker_is_ended_when_it_is_silent(up: Up) -> None:
     flow = prefect_api.call(up.api, "POST", "/flows/", {"name": "outside"})["id"]
     body = {"flow_id": flow, "state": {"type": "RUNNING"}}
     gone, heard = (prefect_api.call(up.api, "POST", "/flow_runs/", body)["id"] for _ in range(2))
+    with closing(sqlite3.connect(up.home / "prefect" / "prefect.db", timeout=20)) as connection:
+        connection.execute(
+            "UPDATE flow_run SET start_time = '2026-01-01 00:00:00.000000' "
+            "WHERE deployment_id IS NULL"
+        )
+        connection.commit()
     beat = {
         "id": str(uuid.uuid4()),
-        # Ahead of time, so that the test need not be quick.
-        "occurred": (datetime.now(UTC) + timedelta(minutes=1)).isoformat(),
+        "occurred": datetime.now(UTC).isoformat(),
         "event": "prefect.flow-run.heartbeat",
         "resource": {"prefect.resource.id": f"prefect.flow-run.{heard}"},
     }
     prefect_api.call(up.api, "POST", "/events", [beat])
     known = {"filter": {"resource": {"id": [beat["resource"]["prefect.resource.id"]]}}}
     wait_for(lambda: prefect_api.call(up.api, "POST", "/events/filter", known)["events"], 20)
-    assert crash_silent_runs(up.api, timedelta(hours=1)) == 0  # both are younger than that
-    wait_for(lambda: crash_silent_runs(up.api, timedelta(seconds=1)), 10)
+    assert crash_silent_runs(up.api, timedelta(minutes=10)) == 1
     assert (up.run_state(gone), up.run_state(heard)) == ("CRASHED", "RUNNING")
 
 
@@ -365,9 +372,7 @@ def new_pid(up: Up, dead: set[int]) -> int | None:
     return None if pid in dead else int(pid)
 
 
-def test_a_server_that_cannot_live_ends_up_and_a_killed_up_is_cleared_away(
-    up: Up, folder: Path
-) -> None:
+def test_a_server_that_cannot_live_ends_up_after_a_killed_one(up: Up, folder: Path) -> None:
     """On the state that the tests above left: also what survives a restart is seen here."""
     assert up.process.poll() is not None, "this needs the state folder of a stopped `up`"
     killed = subprocess.Popen(
