@@ -25,8 +25,9 @@ RECENTLY = timedelta(days=1)
 PATIENCE_SECONDS = {"CRASHED": 5.0, "RUNNING": 15.0, "CANCELLING": 15.0, "PENDING": 120.0}
 """How long a run must be seen without a process before we act; its worker mostly does, at once.
 
-A pending one is waiting for its process to start. One that crashed has its worker's last words yet
-to come, which must not hit the run that goes on."""
+A pending one is waiting for its process to start. Of one that crashed the worker looks for hooks,
+in a process of the run, and reports the crash once more after that: this must not hit the run that
+goes on."""
 
 Say = Callable[[str], None]
 
@@ -38,6 +39,8 @@ class RunWatcher:
         self.home, self.api, self.mlflow_url, self.say = home, api, mlflow_url, say
         self.since = datetime.now(UTC) - RECENTLY
         self.seen: dict[tuple[str, str], float] = {}
+        self.alone: dict[tuple[str, str], float] = {}
+        """Since when each run is seen in its state, and since when it has no process."""
         self.next_look = self.next_slow_look = 0.0
         self.hears_from = time.monotonic() + SILENCE.total_seconds()
 
@@ -70,19 +73,16 @@ class RunWatcher:
         runs = flow_runs.unfinished_runs(self.api, LOOK_TIMEOUT_SECONDS)
         runs += flow_runs.crashed_runs(self.api, self.since, LOOK_TIMEOUT_SECONDS)
         living = living_flow_runs(self.home) if runs else set()
-        seen = {}
-        for run in runs:
-            key = (run["id"], run["state_id"])
-            crashed = run["state_type"] == "CRASHED"
-            if run["id"] in living and not crashed:
-                continue
-            seen[key] = first = self.seen.get(key, now)
-            if run["id"] not in living:
-                if now - first >= PATIENCE_SECONDS[run["state_type"]]:
+        current = {(run["id"], run["state_id"]): run for run in runs}
+        self.seen = {key: self.seen.get(key, now) for key in current}
+        alone = [key for key in current if key[0] not in living]
+        self.alone = {key: self.alone.get(key, now) for key in alone}
+        for key, run in current.items():
+            if key in self.alone:
+                if now - self.alone[key] >= PATIENCE_SECONDS[run["state_type"]]:
                     self._settle(run)
-            elif now - first > STOP_GRACE_SECONDS:  # its training should have saved and ended
-                end_flow_run(self.home, run["id"])
-        self.seen = seen
+            elif run["state_type"] == "CRASHED" and now - self.seen[key] > STOP_GRACE_SECONDS:
+                end_flow_run(self.home, run["id"])  # its training should have saved and ended
 
     def _look_outside(self, now: float) -> None:
         """At what no worker of ours executes, but an `orpo-pipeline run` in another terminal."""
