@@ -26,7 +26,7 @@ demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: some minutes o
 test: $(INSTALLED)   ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile
 
-proofs: $(INSTALLED) ## Slow tests with real servers and workers: retry, cancel, Ctrl-C (some minutes)
+proofs: $(INSTALLED) ## Slow tests with real servers: kill -9 in every stage, cancel, retry (an hour)
 	$(BIN)/pytest -m slow
 
 check: $(INSTALLED)  ## Lint, format, types, import contracts, known vulnerabilities (where online)

@@ -40,6 +40,7 @@ def use_state_folder(debug: bool) -> None:
     """
     from tasks.prefect_api import answers, require_access
     from tasks.servers_file import running_prefect_api
+    from tasks.service_commands import CLIENT_RETRIES
 
     home = state_home()
     # Prefect logs each failed task with its stack trace; without --debug one paragraph says it.
@@ -59,3 +60,4 @@ def use_state_folder(debug: bool) -> None:
     make_folder(Path(os.environ["PREFECT_HOME"]))  # its SQLite does not make the folder
     if api:
         os.environ["PREFECT_API_URL"] = api
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", CLIENT_RETRIES)

@@ -5,6 +5,7 @@ lists every file with its size and SHA-256; without a manifest that agrees, the 
 """
 
 import ast
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -24,7 +25,8 @@ from schemas.errors import EnvironmentFault, PipelineError
 
 MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
-ABANDONED_AFTER = 86400  # seconds; no stage takes so long to write
+HELD_AFTER = 10  # seconds; by then a writer holds the lock of the folder that it has made
+NO_STAGES = ("logs", "mlflow", "prefect")
 # polars, safetensors and tokenizers report a full disk like this, and not as an OSError.
 RUST_OS_ERROR = re.compile(r"\(os error \d+\)|transport error")
 
@@ -170,8 +172,9 @@ def new_stage(folder: Path, linked: Entries | None = None) -> Iterator[Path]:
     try:
         remove_abandoned(folder.parent, folder.name)
         temporary.mkdir(parents=True)
-        yield temporary
-        publish(temporary, folder, linked)
+        with held(temporary):
+            yield temporary
+            publish(temporary, folder, linked)
     except PipelineError:
         raise
     except Exception as error:
@@ -190,12 +193,45 @@ def _disk_fault(doing: str, error: Exception) -> EnvironmentFault:
     )
 
 
-def remove_abandoned(parent: Path, name: str = "*") -> None:
-    """Remove what killed writers of stages of that name left; a live writer's folder is younger."""
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Lock a temporary folder while it is filled; the kernel frees it when its writer dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that cannot lock says so to `_is_free`, too
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(parent: Path, name: str = "*") -> int:
+    """Remove what killed writers of stages of that name left; returns how many folders."""
+    count = 0
     for left in parent.glob(f".{name}.*.*"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if time.time() - left.stat().st_mtime > HELD_AFTER and _is_free(left):
                 shutil.rmtree(left, ignore_errors=True)
+                count += 1
+    return count
+
+
+def _is_free(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def remove_all_abandoned(home: Path) -> int:
+    """The same for every stage in the state folder."""
+    rooms = [room for room in home.glob("*") if room.is_dir() and room.name not in NO_STAGES]
+    inner = [folder for room in rooms for folder in room.glob("[!.]*") if folder.is_dir()]
+    return sum(remove_abandoned(parent) for parent in [*rooms, *inner])
 
 
 def publish(temporary: Path, folder: Path, linked: Entries | None = None) -> None:

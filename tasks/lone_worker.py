@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 import time
 from typing import NoReturn
 
 from schemas.errors import EnvironmentFault, UserError
 from tasks import prefect_api
 from tasks.home import state_home, use_services
+from tasks.recovery.flow_runs import settle, unfinished_runs
 from tasks.service_commands import prefect_command
 
 START_LIMIT_SECONDS = 120.0
@@ -16,8 +18,8 @@ START_LIMIT_SECONDS = 120.0
 def run_worker() -> NoReturn:
     """Register this checkout's deployments and become the worker that executes their runs.
 
-    It has to be the only worker of its pool: runs whose processes an earlier one left behind are
-    marked as crashed, or they would keep the pool's only slot for ever.
+    It has to be the only worker of its pool: runs that an earlier one left are taken to have no
+    process any more, and continued, as `up` does.
 
     Raises UserError without PREFECT_API_URL; EnvironmentFault for a server that does not answer, or
     refuses the deployments.
@@ -42,9 +44,9 @@ def run_worker() -> NoReturn:
             "Mend what they name, and start the worker again.",
         )
     prefect_api.restore_activity(api, activity)
-    abandoned = prefect_api.crash_abandoned_runs(api)
-    if abandoned:
-        print(f"Runs that an earlier worker left, now marked as crashed: {abandoned}.", flush=True)
+    for run in unfinished_runs(api):
+        print(f"A run that an earlier worker left, {run['name']}: {settle(api, run).value}.")
+    sys.stdout.flush()
     pool = prefect_api.WORK_POOL
     command = prefect_command("worker", "start", "--pool", pool, "--type", "process")
     os.execv(command[0], command)  # so that a signal to stop reaches the worker itself

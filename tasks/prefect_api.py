@@ -118,28 +118,6 @@ def worker_seen_since(api: str, worker: str, instant: datetime) -> bool:
     return any(beat and datetime.fromisoformat(beat) > instant for beat in heartbeats)
 
 
-def crash_abandoned_runs(api: str, timeout: float = 60) -> int:
-    """End the runs on record whose processes are gone; returns how many.
-
-    Nothing else would: such a run shows as Running for ever and keeps the pool's only slot. Called
-    before the pool's worker starts and after it was stopped, when no run of the pool can be alive.
-    """
-    unfinished = {
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
-        "work_pools": {"name": {"any_": [WORK_POOL]}},
-    }
-    abandoned = call(api, "POST", "/flow_runs/filter", unfinished, timeout)
-    for run in abandoned:
-        cancelling = run["state_type"] == "CANCELLING"
-        state = {
-            "type": "CANCELLED" if cancelling else "CRASHED",
-            "message": "Its worker was stopped. Run it again: finished stages are not repeated.",
-        }
-        path = f"/flow_runs/{run['id']}/set_state"
-        call(api, "POST", path, {"state": state, "force": True}, timeout)
-    return len(abandoned)
-
-
 def announce_data(api: str) -> None:
     """Emit the event that starts `orpo-retrain/orpo-retrain` (its trigger in prefect.yaml)."""
     event = {

@@ -16,6 +16,9 @@ import psutil
 MARKER = "ORPO_UP"
 """Environment variable of everything that `up` starts: `ROLE:STATE_FOLDER`."""
 
+FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+"""Environment variable, of Prefect's, of a flow run's process and of all below it."""
+
 RUN = "run-"
 """Role of what `orpo-pipeline run` starts, followed by its process id."""
 
@@ -101,6 +104,28 @@ def end_processes(home: Path, is_wanted: Callable[[str], bool], grace: float) ->
 def belongs_to_up(role: str) -> bool:
     """Whether `up` started it; an `orpo-pipeline run` in another terminal is left alone."""
     return not role.startswith(RUN)
+
+
+def living_flow_runs(home: Path) -> set[str]:
+    """Ids of the flow runs of `up`'s worker of which a process lives, be it only a child."""
+    found = (_flow_run_of(process) for process in find_processes(home, belongs_to_up))
+    return {flow_run for flow_run in found if flow_run}
+
+
+def end_flow_run(home: Path, flow_run: str) -> None:
+    """Kill what is left of a flow run's processes."""
+    for process in find_processes(home, belongs_to_up):
+        if _flow_run_of(process) == flow_run:
+            _send(process, signal.SIGKILL)
+
+
+def _flow_run_of(process: psutil.Process) -> str | None:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.environ().get(FLOW_RUN)
+    except (psutil.Error, OSError):
+        return None
 
 
 def mark_run(home: Path) -> None:

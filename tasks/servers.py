@@ -18,6 +18,9 @@ from tasks.access.listening import Listening
 from tasks.access.mlflow_accounts import prepare_accounts
 from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
+from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
+from tasks.recovery.kept_servers import KeptServers, ended
+from tasks.recovery.watch import RunWatcher
 from tasks.servers_file import (
     ProcessIdentity,
     ServersFile,
@@ -58,8 +61,8 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
     """Run everything until a signal; call it from the main thread of a checkout's folder.
 
     Returns:
-        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start or ended by itself (what
-        happened has then been printed).
+        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start, or ended by itself too
+        often (what happened has then been printed).
 
     Raises:
         UserError: no `prefect.yaml` here, equal ports, or a host that needs a login.
@@ -93,14 +96,15 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
 
 
 class _Supervisor:
-    """Start in order, watch, stop in the reverse order. Every wait notices signals and deaths."""
+    """Start in order, watch and mend, stop in the reverse order. Every wait notices signals."""
 
     def __init__(self, home: Path, listening: Listening, console: Console) -> None:
         self.home = home
         self.console = console
         self.listening = listening
         self.api, self.mlflow_url = listening.prefect_api, listening.mlflow_url
-        self.servers: dict[str, Child] = {}
+        self.servers = KeptServers(self._launch, self._clear_away, self._say)
+        self.runs = RunWatcher(home, self.api, self.mlflow_url, self._say)
         self.stop_requested = False
         self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
 
@@ -119,8 +123,9 @@ class _Supervisor:
         self._start_server(MLFLOW, mlflow_command(self.home, self.listening))
         self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
         self._deploy()
-        self._start_worker()
         self._wait("MLflow", lambda: prefect_api.answers(f"{self.mlflow_url}/health"))
+        self.runs.sweep()
+        self._start_worker()
         note_upgraded(self.home)
         self.file.prefect_api = self.api
         self.file.mlflow_url = self.listening.page(self.listening.mlflow_port)
@@ -143,31 +148,57 @@ class _Supervisor:
             webbrowser.open(self.mlflow_url)
 
     def watch(self) -> None:
-        """Return never: a signal or a dead child ends it."""
+        """Return never: a signal ends it, or a server that dies again and again."""
         while True:
-            self._check()
+            self._check_stop()
+            if self.servers.mend():
+                self._write_file()
+            if WORKER not in self.servers.restart_at:
+                self.runs.look()
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Worker and its runs first, because they report their end to the servers."""
-        if self.servers:
+        if self.servers.children:
             self.console.print("Stopping.")
-        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        active = []
         with suppress(EnvironmentFault):  # the server may be what died; the next `up` does it then
-            if WORKER in self.servers:
-                prefect_api.crash_abandoned_runs(self.api, timeout=1)
+            if WORKER in self.servers.children:
+                active = unfinished_runs(self.api, timeout=1)
+        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        with suppress(EnvironmentFault):
+            mark_stopped(self.api, active, timeout=1)
         end_processes(self.home, belongs_to_up, SERVER_GRACE_SECONDS)
         remove_servers_file(self.home)
 
+    def _clear_away(self, role: str) -> bool:
+        if role != WORKER:
+            end_processes(self.home, lambda other: other == role, SERVER_GRACE_SECONDS)
+            return True
+        # A run that starts looks at both servers, and fails where one does not answer.
+        if not all(prefect_api.answers(f"{url}/health") for url in (self.api, self.mlflow_url)):
+            return False
+        end_processes(self.home, _is_worker_or_below, WORKER_GRACE_SECONDS)
+        try:
+            self.runs.worker_died()
+        except EnvironmentFault:  # the server went away meanwhile
+            return False
+        return True
+
+    def _say(self, text: str) -> None:
+        """A line of what happened while nobody looked."""
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _start_server(self, role: str, command: list[str]) -> None:
-        self.servers[role] = child = self._launch(role, command)
-        self.file.processes[role] = child.process.pid
+        self.servers.start(role, command)
+        self._write_file()
+
+    def _write_file(self) -> None:
+        self.file.processes = self.servers.pids()
         self.file.write(self.home)
 
     def _start_worker(self) -> None:
-        abandoned = prefect_api.crash_abandoned_runs(self.api)
-        if abandoned:
-            self.console.print(f"Runs that a killed `up` left, now marked as crashed: {abandoned}.")
         before = datetime.now(UTC)
         pool = prefect_api.WORK_POOL
         options = ("--pool", pool, "--type", "process", "--name", pool)
@@ -189,7 +220,7 @@ class _Supervisor:
         """Wait for a step that ends by itself, and must do so well."""
         self._wait(f"The step `{child.role}`", lambda: child.process.poll() is not None)
         if child.process.returncode != 0:
-            raise _ended(child)
+            raise ended(child, "exit code 0.")
 
     def _wait(self, what: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_LIMIT_SECONDS
@@ -203,12 +234,13 @@ class _Supervisor:
                 )
             time.sleep(0.2)
 
-    def _check(self) -> None:
+    def _check_stop(self) -> None:
         if self.stop_requested:
             raise _StopRequested
-        for child in self.servers.values():
-            if child.process.poll() is not None:
-                raise _ended(child)
+
+    def _check(self) -> None:
+        self._check_stop()
+        self.servers.require_alive()
 
 
 def _require_checkout() -> None:
@@ -249,15 +281,6 @@ def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def _ended(child: Child) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"`{child.role}` ended with exit code {child.process.returncode}. Its last lines:\n"
-        f"{child.log_tail()}\n",
-        "it to run on." if child.role in (PREFECT, MLFLOW, WORKER) else "exit code 0.",
-        f"The whole log is {child.log}",
-    )
 
 
 def _print_problem(console: Console, error: PipelineError) -> None:

@@ -11,6 +11,10 @@ from tasks.home import mlflow_artifacts, mlflow_store, service_environment
 from tasks.ports import HOST
 from tasks.stores.artifacts import configured_artifacts
 
+CLIENT_RETRIES = "8"
+"""Waits of 2, 4, 8, ... 256 s: a run outlives a Prefect server that is away for eight minutes. With
+Prefect's own 5 it fails after one to two and a half."""
+
 
 def prefect_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "prefect", *arguments]
@@ -53,6 +57,7 @@ def server_environment(home: Path, listening: Listening) -> dict[str, str]:
         | {
             "PREFECT_API_URL": listening.prefect_api,
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_CLIENT_MAX_RETRIES": CLIENT_RETRIES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
     )

@@ -20,6 +20,7 @@ from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
 from tasks.home import mlflow_store
+from tasks.recovery.owner import OWNER_TAG, this_process
 from tasks.run_description import config_yaml, parameters, tags
 from tasks.stores.artifacts import artifact_location
 from tasks.tracking_signature import chat_signature
@@ -108,14 +109,14 @@ class Tracker:
 
     def open_run(self, adapter_id: str) -> str:
         """The run of a logical training: found and reopened, or made."""
-        run_id = self.find_run(adapter_id)
+        run_id, owner = self.find_run(adapter_id), this_process()
         if run_id is None:
             self.last_step = 0
-            run = self.client.create_run(
-                self.experiment_id(), tags={ADAPTER_TAG: adapter_id}, run_name=adapter_id[:8]
-            )
+            tags = {ADAPTER_TAG: adapter_id, OWNER_TAG: owner}
+            run = self.client.create_run(self.experiment_id(), tags=tags, run_name=adapter_id[:8])
             return str(run.info.run_id)
         if self.client.get_run(run_id).info.status != "FINISHED":  # that one keeps its end time
+            self.client.set_tag(run_id, OWNER_TAG, owner)  # first: `up` closes those of dead ones
             self.client.update_run(run_id, status="RUNNING")
         history = self.client.get_metric_history(run_id, LOSS)
         self.last_step = max((metric.step for metric in history), default=0)

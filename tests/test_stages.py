@@ -1,12 +1,10 @@
 """Stage folders: complete or not there, whatever happens while they are written."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,12 +15,12 @@ import pytest
 import orpo_pipeline
 import schemas
 from orpo_pipeline.stages import (
-    ABANDONED_AFTER,
     MANIFEST,
     file_sha256,
     fingerprint,
     is_complete,
     new_stage,
+    remove_all_abandoned,
 )
 from schemas.errors import EnvironmentFault, UserError
 
@@ -189,17 +187,43 @@ def test_many_writers_at_once_publish_one_stage(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_a_killed_writer_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    left, live = tmp_path / ".stage.1.abc", tmp_path / ".stage.2.abc"
-    other = tmp_path / ".another.1.abc"
-    for folder in (left, live, other):
-        folder.mkdir()
-        (folder / "half.txt").write_text("half")
-    long_ago = time.time() - ABANDONED_AFTER - 60
-    for folder in (left, other):
-        os.utime(folder, (long_ago, long_ago))
-    write_stage(tmp_path / "stage")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".another.1.abc", ".stage.2.abc", "stage"]
+FILL = """
+import os, signal, sys
+from pathlib import Path
+from orpo_pipeline.stages import new_stage
+with new_stage(Path(sys.argv[1])) as temporary:
+    (temporary / "half.txt").write_text("half")
+    os.utime(temporary, (0, 0))
+    print("filling", flush=True)
+    signal.pause()
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_ones_stays(tmp_path: Path) -> None:
+    """However old both are: the lock of a folder tells whether somebody still fills it."""
+    room = tmp_path / "prepared"
+    command = [sys.executable, "-c", FILL, str(room / "stage")]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None and writer.stdout.readline() == b"filling\n"
+        assert remove_all_abandoned(tmp_path) == 0
+        writers[0].kill()
+        writers[0].wait()
+        (room / ".other.1.abc").mkdir()  # a moment old: its writer may be about to lock it
+        assert remove_all_abandoned(tmp_path) == 1
+        names = {path.name for path in room.iterdir()}
+        assert {f".stage.{writers[0].pid}", f".stage.{writers[1].pid}"} & {
+            name.rpartition(".")[0] for name in names
+        } == {f".stage.{writers[1].pid}"}
+        write_stage(room / "stage")
+        assert len(list(room.glob(".stage.*"))) == 1
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            if writer.stdout is not None:
+                writer.stdout.close()
 
 
 def test_a_file_where_the_folder_should_be_is_the_machines_fault(tmp_path: Path) -> None:

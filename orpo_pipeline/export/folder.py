@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orpo_pipeline.stages import remove_abandoned, sync
+from orpo_pipeline.stages import held, remove_abandoned, sync
 from schemas.errors import EnvironmentFault, UserError
 
 
@@ -35,7 +35,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         remove_abandoned(folder.parent, folder.name)
         temporary.mkdir(parents=True)
-        yield temporary
+        with held(temporary):
+            yield temporary
         for path in sorted(temporary.rglob("*")):
             sync(path)
         sync(temporary)

@@ -26,6 +26,7 @@ from orpo_pipeline.stages import (
     Entries,
     file_sha256,
     fingerprint,
+    held,
     is_complete,
     manifest_entries,
     new_stage,
@@ -195,7 +196,10 @@ def _scratch(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
-        with TemporaryDirectory(prefix=".look.", suffix=".partial", dir=folder) as scratch:
+        with (
+            TemporaryDirectory(prefix=".look.", suffix=".partial", dir=folder) as scratch,
+            held(Path(scratch)),
+        ):
             yield Path(scratch)
     except OSError as error:
         raise EnvironmentFault(

@@ -202,9 +202,7 @@ def test_a_block_knows_neither_its_file_nor_its_place(
         assert "rows.jsonl" not in summary
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(
-    prepare_rows: Prepare, tmp_path: Path
-) -> None:
+def test_what_a_killed_process_left_is_removed(prepare_rows: Prepare, tmp_path: Path) -> None:
     prepare_rows(GOOD)
     (settings,) = (tmp_path / "home" / "blocks").iterdir()
     old, young = settings / ".0123456789abcdef0123.77.aaaaaaaa", settings / ".0123.78.bbbbbbbb"

@@ -92,9 +92,14 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def start_up(folder: Path, checkout: Path, environment: dict[str, str] | None = None) -> Up:
+def start_up(
+    folder: Path,
+    checkout: Path,
+    environment: dict[str, str] | None = None,
+    ports: tuple[int, int] | None = None,
+) -> Up:
     """State folder and output in `folder`; flows and deployments are those of `checkout`."""
-    home, ports = folder / "home", (free_port(), free_port())
+    home, ports = folder / "home", ports or (free_port(), free_port())
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
     # Prefect looks for schedules once a minute; a test need not wait so long.
     often = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}

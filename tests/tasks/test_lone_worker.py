@@ -101,10 +101,10 @@ def state(api: str, run: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_worker_s_run_does_not_keep_the_pool(checkout: Path, api: str) -> None:
+def test_a_killed_worker_s_run_is_continued_and_keeps_no_pool(checkout: Path, api: str) -> None:
     worker = start_worker(checkout, api)
     try:
-        lost = start_run(api, 500)
+        lost = start_run(api, 30)
         wait_for(lambda: state(api, lost) == "RUNNING", 120)
         processes = [
             psutil.Process(worker.pid),
@@ -118,9 +118,9 @@ def test_a_killed_worker_s_run_does_not_keep_the_pool(checkout: Path, api: str) 
         worker = start_worker(checkout, api)
         second = start_run(api, 1)
         wait_for(lambda: state(api, second) == "COMPLETED", 180)
-        assert state(api, lost) == "CRASHED"
+        wait_for(lambda: state(api, lost) == "COMPLETED", 180)
     finally:
         worker.terminate()
         worker.wait(60)
     log = (checkout.parent / "worker.log").read_text()
-    assert "now marked as crashed: 1." in log and "planted" not in log
+    assert ": continued." in log and "planted" not in log

@@ -8,12 +8,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,24 +29,29 @@ from tasks import prefect_api
 from tasks.access.listening import Listening
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
 from tasks.process_group import find_processes
+from tasks.recovery import restarts
+from tasks.recovery.flow_runs import LIMIT, Outcome, crash_silent_runs, release_slots, settle
+from tasks.recovery.owner import OWNER_TAG, Owner, this_process
 from tasks.servers import run_servers, running_prefect_api
 
 pytestmark = pytest.mark.xdist_group("servers")
 
-# `max_steps` is the seconds that the run takes; its child stands for the training process.
+# `max_steps` is the seconds that the run takes, of which 1 is left when it is continued; its child
+# stands for the training process.
 FLOW = """
 import subprocess
 import sys
 from pathlib import Path
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from schemas.config import RunConfig
 
 
 @flow(name="orpo-pipeline")
 def orpo_pipeline(config: RunConfig = RunConfig()) -> None:
-    seconds = config.training.max_steps or 1
+    seconds = config.training.max_steps if flow_run.run_count == 1 else 1
     command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
     child = subprocess.Popen(command, start_new_session=True)
     Path("training.pid").write_text(str(child.pid))
@@ -202,12 +212,140 @@ def test_worker_takes_runs(up: Up) -> None:
     run_to_state(up, 1, "COMPLETED")
 
 
-def test_interrupt_in_a_run_leaves_no_process(up: Up) -> None:
+def start_waiting(up: Up, seconds: int) -> tuple[str, int]:
+    """A run of so many seconds that executes: its id, and the process id of its child."""
     pid_file = up.checkout / "training.pid"
-    pid_file.unlink()
-    run = run_to_state(up, 500, "RUNNING")
-    wait_for(lambda: pid_file.exists() and pid_file.read_text(), 20)
-    training = psutil.Process(int(pid_file.read_text()))
+    pid_file.unlink(missing_ok=True)
+    run = run_to_state(up, seconds, "RUNNING")
+    return run, int(wait_for(lambda: pid_file.exists() and pid_file.read_text(), 20))
+
+
+def state_names(up: Up, run: str) -> list[str]:
+    states = prefect_api.call(up.api, "GET", f"/flow_run_states/?flow_run_id={run}")
+    return [state["name"] for state in sorted(states, key=lambda state: state["timestamp"])]
+
+
+def open_mlflow_run(up: Up, owner: str) -> str:
+    """An MLflow run in the state RUNNING that a process has opened."""
+    experiment = {"experiment_id": "0", "tags": [{"key": OWNER_TAG, "value": owner}]}
+    path = "/api/2.0/mlflow/runs/create"
+    run = prefect_api.call(up.mlflow_url, "POST", path, experiment)["run"]
+    return str(run["info"]["run_id"])
+
+
+def mlflow_status(up: Up, run: str) -> str:
+    path = f"/api/2.0/mlflow/runs/get?run_id={run}"
+    return str(prefect_api.call(up.mlflow_url, "GET", path)["run"]["info"]["status"])
+
+
+def test_a_run_whose_process_was_killed_goes_on_by_itself(up: Up) -> None:
+    gone = Owner(pid=2**22 + 1, started=1.0, host=socket.gethostname())
+    living = Owner.model_validate_json(this_process())
+    left, open_ = (open_mlflow_run(up, owner.model_dump_json()) for owner in (gone, living))
+    run, child = start_waiting(up, 5)  # the child lives so long, and the run waits for its end
+    (flow,) = psutil.Process(child).parents()[:1]
+    flow.kill()
+    wait_for(lambda: up.run_state(run) == "COMPLETED", 120)
+    names = state_names(up, run)
+    assert names.count("Running") == 2
+    assert names[names.index("Crashed") + 1] == "Resuming"
+    assert "was cut off: continued." in up.output
+    wait_for(lambda: mlflow_status(up, left) == "KILLED", 60)
+    assert mlflow_status(up, open_) == "RUNNING"
+
+
+def test_what_dies_is_started_again_and_its_run_goes_on(up: Up) -> None:
+    """Both servers and the worker at once, while a run executes."""
+    run, child = start_waiting(up, 500)
+    pids = json.loads((up.home / "servers.json").read_text())["processes"]
+    assert sorted(pids) == ["mlflow", "prefect", "worker"]
+    training = psutil.Process(child)
+    for pid in pids.values():
+        psutil.Process(pid).kill()
+    wait_for(lambda: prefect_api.answers(f"{up.mlflow_url}/health"), 120)
+    wait_for(lambda: prefect_api.answers(f"{up.api}/health"), 120)
+    wait_for(lambda: up.run_state(run) == "COMPLETED", 120)
+    assert living([training]) == []
+    assert state_names(up, run).count("Resuming") == 1
+    now = json.loads((up.home / "servers.json").read_text())["processes"]
+    assert set(now.values()).isdisjoint(pids.values())
+    for name in pids:
+        assert f"`{name}` ended with signal SIGKILL; it is started again." in up.output
+    assert up.process.poll() is None
+
+
+def test_a_slot_that_nobody_holds_is_freed(up: Up) -> None:
+    lost = {"name": "lost", "limit": 1, "active_slots": 1}
+    made = prefect_api.call(up.api, "POST", "/v2/concurrency_limits/", lost)
+    path = f"/v2/concurrency_limits/{made['id']}"
+    assert release_slots(up.api) == 1
+    assert prefect_api.call(up.api, "GET", path)["active_slots"] == 0
+    assert release_slots(up.api) == 0
+
+
+def flow_run(up: Up, run: str) -> dict[str, Any]:
+    found: dict[str, Any] = prefect_api.call(up.api, "GET", f"/flow_runs/{run}")
+    return found
+
+
+def set_state(up: Up, run: str, state: dict[str, str]) -> None:
+    body = {"state": state, "force": True}
+    prefect_api.call(up.api, "POST", f"/flow_runs/{run}/set_state", body)
+
+
+def test_a_run_without_worker_is_ended_when_it_is_silent(up: Up) -> None:
+    """Two runs as `orpo-pipeline run` makes them: one process sends heartbeats, one is gone."""
+    flow = prefect_api.call(up.api, "POST", "/flows/", {"name": "outside"})["id"]
+    body = {"flow_id": flow, "state": {"type": "RUNNING"}}
+    gone, heard = (prefect_api.call(up.api, "POST", "/flow_runs/", body)["id"] for _ in range(2))
+    with closing(sqlite3.connect(up.home / "prefect" / "prefect.db", timeout=20)) as connection:
+        connection.execute(
+            "UPDATE flow_run SET start_time = '2026-01-01 00:00:00.000000' "
+            "WHERE deployment_id IS NULL"
+        )
+        connection.commit()
+    beat = {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{heard}"},
+    }
+    prefect_api.call(up.api, "POST", "/events", [beat])
+    known = {"filter": {"resource": {"id": [beat["resource"]["prefect.resource.id"]]}}}
+    wait_for(lambda: prefect_api.call(up.api, "POST", "/events/filter", known)["events"], 20)
+    assert crash_silent_runs(up.api, timedelta(minutes=10)) == 1
+    assert (up.run_state(gone), up.run_state(heard)) == ("CRASHED", "RUNNING")
+
+
+@pytest.fixture
+def no_run_starts(up: Up) -> Iterator[None]:
+    """The pool gives its worker nothing."""
+    prefect_api.call(up.api, "PATCH", "/work_pools/local", {"is_paused": True})
+    yield
+    prefect_api.call(up.api, "PATCH", "/work_pools/local", {"is_paused": False})
+
+
+def test_a_run_is_given_up_when_it_dies_again_and_again(up: Up, no_run_starts: None) -> None:
+    """Continued three times; what a person then schedules is continued three times again."""
+    run = up.start_run({"training": {"max_steps": 1}})
+    state = {"type": "CRASHED", "name": "Crashed", "message": "Exit code -9."}
+    outcomes = []
+    for _ in range(LIMIT + 1):
+        set_state(up, run, state)
+        outcomes.append(settle(up.api, flow_run(up, run)))
+    assert outcomes == [*[Outcome.CONTINUED] * LIMIT, Outcome.GIVEN_UP]
+    found = flow_run(up, run)
+    assert (found["state_type"], found["state_name"]) == ("CRASHED", "GivenUp")
+    assert "Cut off 4 times, and not continued any more: Exit code -9." in found["state"]["message"]
+    set_state(up, run, {"type": "SCHEDULED", "name": "AwaitingRetry"})
+    set_state(up, run, state)
+    assert settle(up.api, flow_run(up, run)) == Outcome.CONTINUED
+    prefect_api.call(up.api, "DELETE", f"/flow_runs/{run}")
+
+
+def test_interrupt_in_a_run_leaves_no_process(up: Up) -> None:
+    run, child = start_waiting(up, 500)
+    training = psutil.Process(child)
     processes = [*psutil.Process(up.process.pid).children(recursive=True), training]
     assert len(set(processes)) >= 6  # two servers and MLflow's own child, worker, flow, training
 
@@ -221,14 +359,21 @@ def test_interrupt_in_a_run_leaves_no_process(up: Up) -> None:
     assert running_prefect_api(up.home) is None
     assert not (up.home / "servers.json").exists()
     connection = sqlite3.connect(up.home / "prefect" / "prefect.db")
-    (state,) = connection.execute(
-        "SELECT state_type FROM flow_run WHERE replace(id, '-', '') = ?", [run.replace("-", "")]
+    state = connection.execute(
+        "SELECT state_type, state_name FROM flow_run WHERE replace(id, '-', '') = ?",
+        [run.replace("-", "")],
     ).fetchone()
     connection.close()
-    assert state == "CRASHED"
+    assert state == ("CRASHED", "Stopped")
 
 
-def test_dead_server_ends_up_and_a_killed_up_is_cleared_away(up: Up, folder: Path) -> None:
+def new_pid(up: Up, dead: set[int]) -> int | None:
+    """MLflow's process, once it has been started again."""
+    pid = json.loads((up.home / "servers.json").read_text())["processes"]["mlflow"]
+    return None if pid in dead else int(pid)
+
+
+def test_a_server_that_cannot_live_ends_up_after_a_killed_one(up: Up, folder: Path) -> None:
     """On the state that the tests above left: also what survives a restart is seen here."""
     assert up.process.poll() is not None, "this needs the state folder of a stopped `up`"
     killed = subprocess.Popen(
@@ -242,11 +387,17 @@ def test_dead_server_ends_up_and_a_killed_up_is_cleared_away(up: Up, folder: Pat
         (schedule,) = again.deployment("nightly")["schedules"]
         assert schedule["active"] is True  # although prefect.yaml, deployed again, says paused
 
-        servers = json.loads((again.home / "servers.json").read_text())
-        psutil.Process(servers["processes"]["mlflow"]).kill()
-        assert again.process.wait(30) == 3
+        # The run that the last test interrupted.
+        assert "1 flow runs that were cut off, going on." in again.output
+
+        dead: set[int] = set()
+        while len(dead) < restarts.LIMIT:
+            pid = wait_for(lambda: new_pid(again, dead), 60)
+            psutil.Process(pid).kill()
+            dead.add(pid)
+        assert again.process.wait(40) == 3
     finally:
         end(again)
-    assert "`mlflow` ended with exit code -9. Its last lines:" in again.output
+    assert "`mlflow` ended with signal SIGKILL, the 5th death in ten minutes." in again.output
     assert "mlflow.log" in again.output
     assert find_processes(again.home, lambda role: True) == []

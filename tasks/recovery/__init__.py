@@ -1,0 +1,1 @@
+"""What `up` does about servers that died, runs that were cut off, and what they left behind."""
