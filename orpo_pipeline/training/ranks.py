@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from schemas.errors import PipelineError
 from schemas.jobs import JOB, TrainJob
@@ -115,6 +115,18 @@ def told_by_first(value: T) -> T:
     told = [value]
     dist.broadcast_object_list(told)
     return told[0]
+
+
+def on_any_rank(here: bool, device: Any) -> bool:
+    """Whether it is so on any rank: one that went on alone would wait for the others' gradients."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return here
+    asked = torch.tensor(int(here), device=device)
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return bool(asked)
 
 
 def _watch(
