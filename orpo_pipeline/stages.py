@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import time
@@ -20,13 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import EnvironmentFault, PipelineError
+from orpo_pipeline.disk import disk_fault, disk_faults, folder_bytes
 
 MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
 ABANDONED_AFTER = 86400  # seconds; no stage takes so long to write
-# polars, safetensors and tokenizers report a full disk like this, and not as an OSError.
-RUST_OS_ERROR = re.compile(r"\(os error \d+\)|transport error")
 
 Entries = dict[str, dict[str, Any]]
 """A manifest's files: size and SHA-256 by path."""
@@ -131,7 +128,7 @@ def is_complete(folder: Path) -> bool:
         with suppress(FileNotFoundError):  # another process was faster
             folder.rename(aside)
     except OSError as error:
-        raise _disk_fault(f"Checking the stage {folder}", error) from error
+        raise disk_fault(f"Checking the stage {folder}", error, folder) from error
     log.warning("%s of stage %s is damaged; the stage is done again", damaged, folder.name)
     return False
 
@@ -168,26 +165,14 @@ def new_stage(folder: Path, linked: Entries | None = None) -> Iterator[Path]:
     # A process id is not enough: containers that share a state folder have the same ones.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        remove_abandoned(folder.parent, folder.name)
-        temporary.mkdir(parents=True)
-        yield temporary
-        publish(temporary, folder, linked)
-    except PipelineError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and not RUST_OS_ERROR.search(str(error)):
-            raise
-        raise _disk_fault(f"Writing the stage {folder}", error) from error
+        # What it has written by then is the least that it needs.
+        with disk_faults(f"Writing the stage {folder}", folder, lambda: folder_bytes(temporary)):
+            remove_abandoned(folder.parent, folder.name)
+            temporary.mkdir(parents=True)
+            yield temporary
+            publish(temporary, folder, linked)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _disk_fault(doing: str, error: Exception) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"{doing} failed: {error}.",
-        "a state folder that can be written and has space left.",
-        "Free space or set ORPO_HOME to another folder, then start the same command again.",
-    )
 
 
 def remove_abandoned(parent: Path, name: str = "*") -> None:
