@@ -92,8 +92,8 @@ def enable_wal(database: Path) -> None:
         raise EnvironmentFault(
             f"The database {database} cannot be opened: {error}.",
             "an undamaged SQLite file that this user may write, on a disk with space left.",
-            "Free space, or put a backup of the file in its place; without one, move the file away "
-            "and what it recorded is lost.",
+            "Free space, or put a backup of the file in its place (docs/operations.md); without "
+            "one, move the file away and what it recorded is lost.",
         ) from error
     if mode != "wal":
         raise EnvironmentFault(

@@ -17,7 +17,7 @@ from tasks.registry import describe_version, record_run, register_version, regis
 from tasks.tracking import recorded_run
 
 
-@task(**stage_task("register", timedelta(hours=1), retries=3, delay=timedelta(seconds=20)))
+@task(**stage_task("register", timedelta(hours=1)))
 def register(
     config: RunConfig,
     prepared: PreparedData,

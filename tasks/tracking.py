@@ -22,11 +22,21 @@ from schemas.results import PreparedData
 from tasks.home import mlflow_artifacts, mlflow_store
 from tasks.run_description import config_yaml, parameters, tags
 from tasks.tracking_signature import chat_signature
-from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
+from tasks.tracking_store import (
+    require_tracking,
+    store_errors,
+    store_faults,
+    tracking_uri,
+    without_password,
+)
 
 ADAPTER_TAG = "orpo.adapter_id"
 RECORDED_TAG = "orpo.recorded"
 """Set when everything of a run has been logged."""
+
+FAILURE_TAG = "orpo.failure"
+"""Why a run is FAILED: the error's own sentences, until the run is opened again."""
+FAILURE_LENGTH = 2000
 
 LOSS = "train/loss"
 QUIET_SECONDS = 30.0
@@ -114,8 +124,11 @@ class Tracker:
                 self.experiment_id(), tags={ADAPTER_TAG: adapter_id}, run_name=adapter_id[:8]
             )
             return str(run.info.run_id)
-        if self.client.get_run(run_id).info.status != "FINISHED":  # that one keeps its end time
+        found = self.client.get_run(run_id)
+        if found.info.status != "FINISHED":  # that one keeps its end time
             self.client.update_run(run_id, status="RUNNING")
+        if FAILURE_TAG in found.data.tags:
+            self.client.delete_tag(run_id, FAILURE_TAG)
         history = self.client.get_metric_history(run_id, LOSS)
         self.last_step = max((metric.step for metric in history), default=0)
         return run_id
@@ -200,16 +213,25 @@ class Tracker:
         try:
             yield
         except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            self.close_run(run_id, status)
+            failed = isinstance(error, Exception)
+            self.close_run(run_id, "FAILED" if failed else "KILLED", str(error) if failed else "")
             raise
 
-    def close_run(self, run_id: str, status: str) -> None:
+    def close_run(self, run_id: str, status: str, because: str = "") -> None:
         """Record FAILED or KILLED. The first error matters: one of MLflow's here is only logged."""
         try:
+            if because:
+                self.client.set_tag(run_id, FAILURE_TAG, without_password(because)[:FAILURE_LENGTH])
             self.client.set_terminated(run_id, status)
         except store_errors() as error:
             log.warning("MLflow did not record that run %s is %s: %s", run_id, status, error)
+
+    def note(self, run_id: str, tag: str, text: str) -> None:
+        """Set a tag that training does not wait for: an error of MLflow's is only logged."""
+        try:
+            self.client.set_tag(run_id, tag, text)
+        except store_errors() as error:
+            log.warning("MLflow did not take the tag %s of run %s: %s", tag, run_id, error)
 
     def log_dataset(self, run_id: str, digest: str) -> None:
         """Link the run to its data set by our digest (MLflow's misses flipped labels)."""

@@ -13,7 +13,7 @@ import pytest
 from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
-from tasks.tracking import Tracker, recorded_run
+from tasks.tracking import FAILURE_TAG, Tracker, recorded_run
 from tasks.tracking_store import require_tracking, store_faults, tracking_uri
 
 POINTS = [{"step": step, "values": {"train/loss": 1.0 / step}} for step in range(1, 6)]
@@ -93,12 +93,14 @@ def test_an_error_closes_the_run_and_reopening_makes_it_running(tracker: Tracker
     run_id = tracker.open_run("adapter-failing")
     with pytest.raises(ValueError, match="boom"), tracker.failure_recorded(run_id):
         raise ValueError("boom")
-    assert tracker.client.get_run(run_id).info.status == "FAILED"
+    run = tracker.client.get_run(run_id)
+    assert (run.info.status, run.data.tags[FAILURE_TAG]) == ("FAILED", "boom")
     with pytest.raises(KeyboardInterrupt), tracker.failure_recorded(run_id):
         raise KeyboardInterrupt
     assert tracker.client.get_run(run_id).info.status == "KILLED"
     tracker.open_run("adapter-failing")
-    assert tracker.client.get_run(run_id).info.status == "RUNNING"
+    run = tracker.client.get_run(run_id)
+    assert run.info.status == "RUNNING" and FAILURE_TAG not in run.data.tags
 
 
 def test_artifacts_are_plain_files_in_the_state_folder(tracker: Tracker) -> None:
