@@ -34,6 +34,7 @@ from tasks.service_commands import (
     server_environment,
     version_mark,
 )
+from tasks.temporary_server import require_prefect_database
 
 __all__ = ["run_servers", "running_prefect_api"]
 
@@ -118,6 +119,7 @@ class _Supervisor:
         database = mlflow_database(self.home)
         exists = database.exists()
         enable_wal(database)
+        require_prefect_database(self.home)
         self._start_server(PREFECT, prefect_server_command(self.prefect_port))
         if exists:
             self._upgrade_mlflow()

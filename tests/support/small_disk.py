@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SIZE = 256 * 2**20
+SIZE = 64 * 2**20
 BALLAST = "ballast"
 
 
