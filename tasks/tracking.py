@@ -174,31 +174,31 @@ class Tracker:
 
     def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """Log the points that the run does not have yet: no gap, nothing twice."""
-        known = self._known_values(run_id, points)
+        known, _ = self._known_values(run_id, points)
         self.log_points(run_id, _left(points, lambda name, step, _: step not in known[name]))
 
     def correct_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """The same for figures that may be measured anew: another value than the newest, too."""
-        known = self._known_values(run_id, points)
-        self.log_points(
-            run_id, _left(points, lambda name, step, value: known[name].get(step) != value)
-        )
+        known, newest = self._known_values(run_id, points)
+        left = _left(points, lambda name, step, value: known[name].get(step) != value)
+        self.log_points(run_id, left, after=newest)
 
     def _known_values(
         self, run_id: str, points: Sequence[dict[str, Any]]
-    ) -> dict[str, dict[int, float]]:
-        """The newest value of each step, by name."""
-        known = {}
+    ) -> tuple[dict[str, dict[int, float]], int]:
+        """The newest value of each step, by name; and the time of the newest of all."""
+        known, newest = {}, 0
         for name in {name for point in points for name in point["values"]}:
             history = self.client.get_metric_history(run_id, name)  # in no order
             known[name] = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
-        return known
+            newest = max([newest, *(m.timestamp for m in history)])
+        return known, newest
 
-    def log_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
-        """Log points as they are."""
+    def log_points(self, run_id: str, points: Sequence[dict[str, Any]], after: int = 0) -> None:
+        """Log points as they are, with a time behind `after` (ms) even if the clock is not."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = max(int(time.time() * 1000), after + 1)
         metrics = [
             Metric(name, value, now, point["step"])
             for point in points
