@@ -4,6 +4,7 @@ import time
 
 from prefect import flow
 
+from orpo_pipeline.training.out_of_memory import follow
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
 from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
@@ -45,6 +46,8 @@ def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float
     """
     training_plan = plan(config, prepared)
     adapter = train(config, prepared, training_plan)
+    if adapter.forward_pass is not None:  # memory may have run out
+        training_plan = follow(training_plan, adapter.forward_pass)
     evaluation = evaluate(config, prepared, training_plan, adapter)
     if config.evaluation.judge is not None:
         evaluation = judge(config.evaluation.judge, config.registry, adapter, evaluation)

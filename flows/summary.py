@@ -73,6 +73,8 @@ def _rows(result: PipelineResult) -> str:
 def _training(result: PipelineResult) -> str:
     adapter = result.adapter
     text = f"{adapter.steps} steps on {result.prepared.base_model.name} in {adapter.seconds:.0f} s"
+    if adapter.skipped_steps:
+        text += f", {adapter.skipped_steps} left out (not finite)"
     if adapter.reused:
         return f"{text} (reused)"
     return f"{text}, continued from step {adapter.resumed_from}" if adapter.resumed_from else text

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import time
@@ -21,14 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import EnvironmentFault, PipelineError
+from orpo_pipeline.disk import disk_fault, disk_faults, folder_bytes
 
 MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
 HELD_AFTER = 10  # seconds; by then a writer holds the lock of the folder that it has made
 NO_STAGES = ("logs", "mlflow", "prefect")
-# polars, safetensors and tokenizers report a full disk like this, and not as an OSError.
-RUST_OS_ERROR = re.compile(r"\(os error \d+\)|transport error")
 
 Entries = dict[str, dict[str, Any]]
 """A manifest's files: size and SHA-256 by path."""
@@ -133,7 +130,7 @@ def is_complete(folder: Path) -> bool:
         with suppress(FileNotFoundError):  # another process was faster
             folder.rename(aside)
     except OSError as error:
-        raise _disk_fault(f"Checking the stage {folder}", error) from error
+        raise disk_fault(f"Checking the stage {folder}", error, folder) from error
     log.warning("%s of stage %s is damaged; the stage is done again", damaged, folder.name)
     return False
 
@@ -170,27 +167,15 @@ def new_stage(folder: Path, linked: Entries | None = None) -> Iterator[Path]:
     # A process id is not enough: containers that share a state folder have the same ones.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        remove_abandoned(folder.parent, folder.name)
-        temporary.mkdir(parents=True)
-        with held(temporary):
-            yield temporary
-            publish(temporary, folder, linked)
-    except PipelineError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError) and not RUST_OS_ERROR.search(str(error)):
-            raise
-        raise _disk_fault(f"Writing the stage {folder}", error) from error
+        # What it has written by then is the least that it needs.
+        with disk_faults(f"Writing the stage {folder}", folder, lambda: folder_bytes(temporary)):
+            remove_abandoned(folder.parent, folder.name)
+            temporary.mkdir(parents=True)
+            with held(temporary):
+                yield temporary
+                publish(temporary, folder, linked)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _disk_fault(doing: str, error: Exception) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"{doing} failed: {error}.",
-        "a state folder that can be written and has space left.",
-        "Free space or set ORPO_HOME to another folder, then start the same command again.",
-    )
 
 
 @contextmanager

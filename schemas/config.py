@@ -242,6 +242,13 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
 
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is NaN or infinite: training stops before it, or leaves it out
+    (no weight and no optimizer state changes) and counts it. Either way its row ids are named."""
+
+    max_skipped_steps: int = Field(default=10, ge=0)
+    """With `on_non_finite: skip`, one more such step than this stops training."""
+
     gradient_checkpointing: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = (
         "auto"
     )

@@ -32,6 +32,12 @@ class EnvironmentFault(PipelineError):
     exit_code = 3
 
 
+class OutOfMemory(EnvironmentFault):
+    """A stage's process had no memory left, on the device or on the host."""
+
+    exit_code = 4
+
+
 ERRORS_BY_EXIT_CODE: dict[int, type[PipelineError]] = {
-    kind.exit_code: kind for kind in (PipelineError, UserError, EnvironmentFault)
+    kind.exit_code: kind for kind in (PipelineError, UserError, EnvironmentFault, OutOfMemory)
 }

@@ -48,6 +48,8 @@ class ModelCard(Record):
 
     adapter_id: str
     steps: int
+    skipped_steps: int = 0
+    """Steps that were left out because loss or gradient was not finite."""
     recipe: dict[str, str]
     """Settings of the training by the names of their configuration fields."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 from schemas.benchmark_results import BenchmarkFigure
 from schemas.figures import Comparison, Estimate, Figure
 from schemas.judgement import Judgement
-from schemas.plan import ModelShape, TrainingPlan
+from schemas.plan import Choice, ModelShape, TrainingPlan
 from schemas.promotion import PromotionResult
 from schemas.record import Record
 from schemas.tokens import Longest
@@ -73,6 +73,10 @@ class TrainedAdapter(Record):
     steps: int
     seconds: float
     resumed_from: int = 0
+    forward_pass: Choice[int] | None = None
+    """The plan's, or what became of it when memory ran out."""
+    skipped_steps: int = 0
+    """Steps that were left out because loss or gradient was not finite."""
     reused: bool = False
 
 

@@ -43,7 +43,7 @@ def warn_of_closed_gate(config: RunConfig) -> None:
         )
 
 
-@task(**stage_task("evaluate", timedelta(days=1), retries=2, delay=timedelta(seconds=30)))
+@task(**stage_task("evaluate", timedelta(days=1)))
 def evaluate(
     config: RunConfig, prepared: PreparedData, plan: TrainingPlan, adapter: TrainedAdapter
 ) -> EvaluationReport:

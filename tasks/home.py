@@ -84,6 +84,11 @@ def mlflow_database(home: Path) -> Path:
     return home.resolve() / "mlflow" / "mlflow.db"
 
 
+def prefect_database(home: Path) -> Path:
+    """Where Prefect keeps its SQLite file, unless it is told to use another database."""
+    return home / "prefect" / "prefect.db"
+
+
 def mlflow_artifacts(home: Path) -> Path:
     """Where artifacts lie, as plain files. An absolute path, because MLflow stores it as it is."""
     return home.resolve() / "mlflow" / "artifacts"
@@ -102,12 +107,13 @@ def enable_wal(database: Path) -> None:
     try:
         with closing(sqlite3.connect(database, timeout=20)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
         raise EnvironmentFault(
             f"The database {database} cannot be opened: {error}.",
             "an undamaged SQLite file that this user may write, on a disk with space left.",
-            "Free space, or put a backup of the file in its place; without one, move the file away "
-            "and what it recorded is lost.",
+            "Free space, or put a backup of the file in its place (docs/operations.md); without "
+            "one, move the file away and what it recorded is lost.",
         ) from error
     if mode != "wal":
         raise EnvironmentFault(

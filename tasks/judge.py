@@ -24,7 +24,7 @@ from tasks.progress import StageProgress
 from tasks.tracking import recorded_run
 
 
-@task(**stage_task("judge", timedelta(days=1), retries=2, delay=timedelta(seconds=30)))
+@task(**stage_task("judge", timedelta(days=1)))
 def judge(
     config: JudgeConfig,
     registry: RegistryConfig,

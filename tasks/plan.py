@@ -20,13 +20,18 @@ from tasks.stage_process import child_environment
 PROBE_SECONDS = 300
 
 
-@task(**stage_task("plan", timedelta(minutes=10), retries=1, delay=timedelta(seconds=5)))
+@task(**stage_task("plan", timedelta(minutes=10), waits=(5,)))
 def plan(config: RunConfig, prepared: PreparedData) -> TrainingPlan:
     """Every hardware-dependent choice with its reason, for this machine and this data."""
     decided = plan_training(config, probe_in_child(), prepared.base_model.shape, prepared.longest)
+    show_plan(decided)
+    return decided
+
+
+def show_plan(decided: TrainingPlan) -> None:
+    """The plan as a table of the Prefect run; a later one is its next version."""
     rows = [{"choice": n, "value": v, "because": why} for n, v, why in plan_table(decided)]
     create_table_artifact(rows, key="training-plan", description="What was decided, and why")
-    return decided
 
 
 def refuse_impossible_requests(config: RunConfig) -> None:

@@ -17,7 +17,7 @@ from tasks.progress import StageProgress
 from tasks.stage_process import run_stage
 
 
-@task(**stage_task("prepare", timedelta(hours=12), retries=2, delay=timedelta(seconds=10)))
+@task(**stage_task("prepare", timedelta(hours=12), waits=(10, 10)))
 def prepare(config: RunConfig) -> PreparedData:
     """Read, check, split and tokenise the configured data; or reuse what is done.
 

@@ -17,7 +17,7 @@ from tasks.promotion_requests import promote_if_better
 from tasks.tracking_models import registry
 
 
-@task(**stage_task("promote", timedelta(hours=2), retries=3, delay=timedelta(seconds=20)))
+@task(**stage_task("promote", timedelta(hours=2)))
 def promote(
     config: RunConfig, version: RegisteredVersion, evaluation: EvaluationReport
 ) -> PromotionResult:

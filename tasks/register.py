@@ -12,12 +12,13 @@ from tasks.data_report import DATA_REPORT, report_page
 from tasks.evidence import fixed_pair, store_evidence
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link, version_link
+from tasks.locks import one_at_a_time
 from tasks.policies import stage_task
 from tasks.registry import describe_version, record_run, register_version, registered
 from tasks.tracking import recorded_run
 
 
-@task(**stage_task("register", timedelta(hours=1), retries=3, delay=timedelta(seconds=20)))
+@task(**stage_task("register", timedelta(hours=1)))
 def register(
     config: RunConfig,
     prepared: PreparedData,
@@ -26,7 +27,12 @@ def register(
     evaluation: EvaluationReport,
 ) -> RegisteredVersion:
     """Record the run and register the adapter; doing it twice changes nothing."""
-    with recorded_run(config.registry, state_home(), adapter.adapter_id) as (tracker, run_id):
+    home = state_home()
+    with (
+        # Two runs that end in the same adapter would both find no version of it.
+        one_at_a_time(home / "registering.lock"),
+        recorded_run(config.registry, home, adapter.adapter_id) as (tracker, run_id),
+    ):
         tracker.describe_run(run_id, config, prepared, plan)
         new = record_run(tracker, run_id, prepared, plan, adapter, evaluation)
         if new and adapter.reused:  # a training that ran has logged it at its beginning
@@ -37,7 +43,7 @@ def register(
         tracker.finish_run(run_id)
         record = registered(tracker, run_id, version, reused=known)
     summary = describe_version(prepared, adapter, evaluation)
-    address = mlflow_address(record.tracking_uri, state_home())
+    address = mlflow_address(record.tracking_uri, home)
     title = version_link(address, record.model_name, version)
     run = run_link(address, record.experiment_id, run_id)
     text = f"## {title}\n\n{summary}\n\n{run}\n"

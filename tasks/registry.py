@@ -204,8 +204,9 @@ def describe_version(
         f"| {HEADLINES[figure]} | {base} | {candidate} |"
         for figure, (base, candidate) in zip(HEADLINES, rows, strict=True)
     ]
+    left_out = f" ({adapter.skipped_steps} left out: not finite)" if adapter.skipped_steps else ""
     return (
-        f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps on "
+        f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps{left_out} on "
         f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
         f"| on {evaluation.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
         + "\n".join(lines)

@@ -25,13 +25,13 @@ DECISION_TAG = "orpo.retraining"
 """Of the experiment: when `orpo-retrain` last decided, and what. Of a run: why it was made."""
 
 
-@task(**stage_task("look", timedelta(hours=6), retries=2, delay=timedelta(seconds=30)))
+@task(**stage_task("look", timedelta(hours=6), waits=(30, 30)))
 def look(config: RunConfig) -> Snapshot:
     """What the watched sources hold now, as files that nothing changes any more."""
     return take_snapshot(config, state_home())
 
 
-@task(**stage_task("decide", timedelta(hours=1), retries=2, delay=timedelta(seconds=20)))
+@task(**stage_task("decide", timedelta(hours=1)))
 def decide(config: RunConfig, prepared: PreparedData, forced: bool) -> RetrainingDecision:
     """Is a training worth it? The answer is an artifact here and a tag of the experiment."""
     home = state_home()
@@ -48,7 +48,7 @@ def decide(config: RunConfig, prepared: PreparedData, forced: bool) -> Retrainin
     return decision
 
 
-@task(**stage_task("remember", timedelta(hours=1), retries=3, delay=timedelta(seconds=20)))
+@task(**stage_task("remember", timedelta(hours=1)))
 def remember(
     config: RunConfig,
     snapshot: Snapshot,
@@ -93,4 +93,5 @@ def age_of(tracker: Tracker, last: Watermark | None) -> timedelta | None:
     if champion in versions:
         milliseconds = versions[champion].creation_timestamp
         born.append(datetime.fromtimestamp(milliseconds / 1000, UTC))
-    return datetime.now(UTC) - max(born) if born else None
+    # A clock that was set back must not make it negative; the age is then that of a new model.
+    return max(datetime.now(UTC) - max(born), timedelta(0)) if born else None

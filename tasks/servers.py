@@ -36,6 +36,7 @@ from tasks.service_commands import (
 )
 from tasks.stores.mlflow_schema import needs_upgrade, note_upgraded, upgrade_command
 from tasks.stores.postgresql import own_databases
+from tasks.temporary_server import require_prefect_database
 
 __all__ = ["run_servers", "running_prefect_api"]
 
@@ -117,6 +118,7 @@ class _Supervisor:
         self.console.print("Starting (about half a minute).")
         upgrade = needs_upgrade(self.home)
         prepare_accounts(self.home)
+        require_prefect_database(self.home)
         self._start_server(PREFECT, prefect_server_command(self.listening))
         if upgrade:
             self._finish(self._launch(UPGRADE, upgrade_command(self.home)))

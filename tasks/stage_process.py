@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from schemas.errors import ERRORS_BY_EXIT_CODE, PipelineError
+from orpo_pipeline.training.out_of_memory import SMALLER
+from schemas.errors import ERRORS_BY_EXIT_CODE, OutOfMemory, PipelineError
 from schemas.jobs import EVENT, Done, Event, Failed, Job
 from schemas.record import Record
 
@@ -18,6 +19,9 @@ STOP_GRACE_SECONDS = 120.0
 """Time to write a checkpoint after SIGTERM; then SIGKILL."""
 
 LOG_LINES = 15
+
+KERNEL_COUNTERS = Path("/proc/vmstat")
+"""Linux counts there, as `oom_kill`, the processes that it has killed for memory."""
 
 R = TypeVar("R", bound=Record)
 
@@ -34,10 +38,12 @@ def run_stage(
     Ctrl-C), `on_interrupt` is called, the child is told to stop, and has stopped when the exception
     leaves here.
 
-    Raises the child's own error, or PipelineError with the end of its log when it died without.
+    Raises the child's own error, or when it died without one OutOfMemory, if the kernel killed it
+    for that, and else PipelineError with the end of its log.
     """
     log = job.home / "logs" / f"{job.kind}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    kills = memory_kills()
     with TemporaryDirectory() as scratch:
         job_file = Path(scratch) / "job.json"
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
@@ -71,7 +77,8 @@ def run_stage(
     with log.open("rb") as output:
         output.seek(log_start)
         own_log = output.read().decode("utf-8", errors="replace")
-    raise _failure(last, process.returncode, log, own_log)
+    for_memory = process.returncode == -signal.SIGKILL and memory_kills() > kills
+    raise _failure(last, process.returncode, log, own_log, for_memory=for_memory)
 
 
 def child_environment() -> dict[str, str]:
@@ -107,9 +114,26 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         return
 
 
-def _failure(last: Event | None, exit_code: int, log: Path, own_log: str) -> PipelineError:
+def memory_kills() -> int:
+    """Processes that the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        counters = dict(line.split() for line in KERNEL_COUNTERS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counters.get("oom_kill", 0))
+
+
+def _failure(
+    last: Event | None, exit_code: int, log: Path, own_log: str, *, for_memory: bool
+) -> PipelineError:
     if isinstance(last, Failed):
         return ERRORS_BY_EXIT_CODE[last.exit_code](last.found, last.expected, last.fix)
+    if for_memory:
+        return OutOfMemory(
+            "The system killed the stage's process, because memory had run out.",
+            "memory for the model and one forward and backward pass.",
+            f"{SMALLER} The same command continues from the last checkpoint.",
+        )
     tail = "\n".join(own_log.splitlines()[-LOG_LINES:])
     killed = " (killed by the system: usually it had run out of memory)" * (exit_code == -9)
     return PipelineError(

@@ -24,11 +24,21 @@ from tasks.recovery.owner import OWNER_TAG, this_process
 from tasks.run_description import config_yaml, parameters, tags
 from tasks.stores.artifacts import artifact_location
 from tasks.tracking_signature import chat_signature
-from tasks.tracking_store import require_tracking, store_errors, store_faults, tracking_uri
+from tasks.tracking_store import (
+    require_tracking,
+    store_errors,
+    store_faults,
+    tracking_uri,
+    without_password,
+)
 
 ADAPTER_TAG = "orpo.adapter_id"
 RECORDED_TAG = "orpo.recorded"
 """Set when everything of a run has been logged."""
+
+FAILURE_TAG = "orpo.failure"
+"""Why a run is FAILED: the error's own sentences, until the run is opened again."""
+FAILURE_LENGTH = 2000
 
 LOSS = "train/loss"
 QUIET_SECONDS = 30.0
@@ -115,9 +125,12 @@ class Tracker:
             tags = {ADAPTER_TAG: adapter_id, OWNER_TAG: owner}
             run = self.client.create_run(self.experiment_id(), tags=tags, run_name=adapter_id[:8])
             return str(run.info.run_id)
-        if self.client.get_run(run_id).info.status != "FINISHED":  # that one keeps its end time
+        found = self.client.get_run(run_id)
+        if found.info.status != "FINISHED":  # that one keeps its end time
             self.client.set_tag(run_id, OWNER_TAG, owner)  # first: `up` closes those of dead ones
             self.client.update_run(run_id, status="RUNNING")
+        if FAILURE_TAG in found.data.tags:
+            self.client.delete_tag(run_id, FAILURE_TAG)
         history = self.client.get_metric_history(run_id, LOSS)
         self.last_step = max((metric.step for metric in history), default=0)
         return run_id
@@ -163,31 +176,31 @@ class Tracker:
 
     def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """Log the points that the run does not have yet: no gap, nothing twice."""
-        known = self._known_values(run_id, points)
+        known, _ = self._known_values(run_id, points)
         self.log_points(run_id, _left(points, lambda name, step, _: step not in known[name]))
 
     def correct_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
         """The same for figures that may be measured anew: another value than the newest, too."""
-        known = self._known_values(run_id, points)
-        self.log_points(
-            run_id, _left(points, lambda name, step, value: known[name].get(step) != value)
-        )
+        known, newest = self._known_values(run_id, points)
+        left = _left(points, lambda name, step, value: known[name].get(step) != value)
+        self.log_points(run_id, left, after=newest)
 
     def _known_values(
         self, run_id: str, points: Sequence[dict[str, Any]]
-    ) -> dict[str, dict[int, float]]:
-        """The newest value of each step, by name."""
-        known = {}
+    ) -> tuple[dict[str, dict[int, float]], int]:
+        """The newest value of each step, by name; and the time of the newest of all."""
+        known, newest = {}, 0
         for name in {name for point in points for name in point["values"]}:
             history = self.client.get_metric_history(run_id, name)  # in no order
             known[name] = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
-        return known
+            newest = max([newest, *(m.timestamp for m in history)])
+        return known, newest
 
-    def log_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
-        """Log points as they are."""
+    def log_points(self, run_id: str, points: Sequence[dict[str, Any]], after: int = 0) -> None:
+        """Log points as they are, with a time behind `after` (ms) even if the clock is not."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = max(int(time.time() * 1000), after + 1)
         metrics = [
             Metric(name, value, now, point["step"])
             for point in points
@@ -202,16 +215,25 @@ class Tracker:
         try:
             yield
         except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            self.close_run(run_id, status)
+            failed = isinstance(error, Exception)
+            self.close_run(run_id, "FAILED" if failed else "KILLED", str(error) if failed else "")
             raise
 
-    def close_run(self, run_id: str, status: str) -> None:
+    def close_run(self, run_id: str, status: str, because: str = "") -> None:
         """Record FAILED or KILLED. The first error matters: one of MLflow's here is only logged."""
         try:
+            if because:
+                self.client.set_tag(run_id, FAILURE_TAG, without_password(because)[:FAILURE_LENGTH])
             self.client.set_terminated(run_id, status)
         except store_errors() as error:
             log.warning("MLflow did not record that run %s is %s: %s", run_id, status, error)
+
+    def note(self, run_id: str, tag: str, text: str) -> None:
+        """Set a tag that training does not wait for: an error of MLflow's is only logged."""
+        try:
+            self.client.set_tag(run_id, tag, text)
+        except store_errors() as error:
+            log.warning("MLflow did not take the tag %s of run %s: %s", tag, run_id, error)
 
     def log_dataset(self, run_id: str, digest: str) -> None:
         """Link the run to its data set by our digest (MLflow's misses flipped labels)."""

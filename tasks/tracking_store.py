@@ -19,6 +19,8 @@ from tasks.stores.postgresql import require_databases
 
 SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 HEALTH_SECONDS = 10
+BUSY = "database is locked"
+"""What SQLite says when another process has been writing for longer than MLflow waits."""
 PASSWORD = re.compile(r"//[^/@\s]*@")
 
 
@@ -113,11 +115,22 @@ def store_faults(uri: str, doing: str = "Recording the run in MLflow") -> Iterat
     except PipelineError:
         raise
     except store_errors() as error:
-        because = str(error).partition("\n")[0].rstrip(".")
+        because = _first_words(str(error))
+        mend = (
+            "Another process is writing to it: wait until that has finished"
+            if BUSY in because
+            else "Mend what the message names, such as a full disk, a damaged file (a backup: "
+            "docs/operations.md) or a server that is down"
+        )
         raise EnvironmentFault(
             f"{doing} ({without_password(uri)}) failed: {because}.",
             "a store that can be read and written, and whose runs and model versions nobody "
             "deletes meanwhile.",
-            "Mend what the message names, such as a full disk, a damaged file or a server that "
-            "is down; the same command then continues from what is finished.",
+            f"{mend}; the same command then continues from what is finished.",
         ) from error
+
+
+def _first_words(text: str) -> str:
+    """The first line that says something: SQLAlchemy begins with advice to programmers."""
+    lines = [line for line in text.splitlines() if not line.startswith("(raised as a result")]
+    return (lines or [text])[0].rstrip(".")

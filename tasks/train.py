@@ -16,12 +16,16 @@ from tasks.champion import find_champion, require_same_base
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
 from tasks.links import mlflow_address, run_link
+from tasks.plan import show_plan
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
 from tasks.promotion import lost_champion
 from tasks.promotion_history import read_history
-from tasks.stage_process import run_stage
 from tasks.tracking import Tracker, recorded_run
+from tasks.train_child import train_in_child
+
+FORWARD_PASS_TAG = "orpo.forward_pass"
+"""How much a forward pass holds, where memory ran out and it became less than the plan's."""
 
 
 def refuse_full_training(config: RunConfig) -> None:
@@ -50,7 +54,7 @@ def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> 
         require_same_base(champion, base.name, base.revision)
 
 
-@task(**stage_task("train", timedelta(days=7), retries=2, delay=timedelta(seconds=30)))
+@task(**stage_task("train", timedelta(days=7)))
 def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> TrainedAdapter:
     """Train, or continue after a crash, or reuse the finished adapter of the very same inputs."""
     home = state_home()
@@ -82,10 +86,16 @@ def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> Trai
                 figures = _in_words(event)
                 tracker.log_point_live(run_id, event.step, event.values)
 
+        def on_smaller(followed: TrainingPlan) -> None:
+            chosen = followed.forward_pass
+            progress(f"forward passes of {chosen.value:,} {chosen.because}")
+            show_plan(followed)
+            tracker.note(run_id, FORWARD_PASS_TAG, f"{chosen.value:,} {chosen.because}")
+
         # `register` delivers what the tracking server missed.
         with tracker.system_metrics(run_id):
-            return run_stage(
-                job, TrainedAdapter, on_event, lambda: tracker.close_run(run_id, "KILLED")
+            return train_in_child(
+                job, on_event, lambda: tracker.close_run(run_id, "KILLED"), on_smaller
             )
 
 

@@ -53,6 +53,12 @@ def read_pairs(
     return pl.concat(parts).sort("row_id").select("row_id", *columns)
 
 
+def read_row_ids(folder: Path, split: str, pairs: Sequence[int]) -> list[str]:
+    """The row ids of some pairs, given by their numbers in `read_pairs`."""
+    ids = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id"])["row_id"].sort()
+    return ids[list(pairs)].to_list()
+
+
 def read_shard_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
     """Rows of one shard, in the order of `positions`."""
     return pl.read_parquet(shard / ROWS, columns=list(columns))[positions]

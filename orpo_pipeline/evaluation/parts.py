@@ -14,8 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from orpo_pipeline.stages import RUST_OS_ERROR, sync
-from schemas.errors import EnvironmentFault
+from orpo_pipeline.disk import disk_faults
+from orpo_pipeline.stages import sync
 
 ABANDONED_AFTER = 14 * 86400  # seconds
 
@@ -36,16 +36,9 @@ class Parts:
             with suppress(pl.exceptions.PolarsError):
                 return pl.read_parquet(path)
         frame = measure()
-        try:
+        doing = f"Keeping a part of the evaluation in {path}"
+        with disk_faults(doing, path, lambda: int(frame.estimated_size())):
             self._write(path, frame)
-        except Exception as error:
-            if not isinstance(error, OSError) and not RUST_OS_ERROR.search(str(error)):
-                raise
-            raise EnvironmentFault(
-                f"Keeping a part of the evaluation in {path} failed: {error}.",
-                "a state folder that can be written and has space left.",
-                "Free space or set ORPO_HOME to another folder, then start the same command again.",
-            ) from error
         return frame
 
     def _write(self, path: Path, frame: pl.DataFrame) -> None:

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from schemas.errors import PipelineError
+from schemas.errors import OutOfMemory, PipelineError
 from schemas.jobs import JOB, TrainJob
 
 T = TypeVar("T")
@@ -117,6 +118,18 @@ def told_by_first(value: T) -> T:
     return told[0]
 
 
+def on_any_rank(here: bool, device: Any) -> bool:
+    """Whether it is so on any rank: one that went on alone would wait for the others' gradients."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return here
+    asked = torch.tensor(int(here), device=device)
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return bool(asked)
+
+
 def _watch(
     others: list["subprocess.Popen[bytes]"],
     over: threading.Event,
@@ -133,7 +146,8 @@ def _watch(
 def _first_lost(others: list["subprocess.Popen[bytes]"]) -> PipelineError | None:
     for rank, process in enumerate(others, start=1):
         if process.poll():
-            return PipelineError(
+            kind = OutOfMemory if process.returncode == OutOfMemory.exit_code else PipelineError
+            return kind(
                 f"Rank {rank} of the training ended with exit code {process.returncode}.",
                 f"all {len(others) + 1} ranks to train to the end.",
                 "The log says what happened to it; the same command continues from the last "
@@ -174,8 +188,12 @@ def main() -> None:
     assert isinstance(job, TrainJob)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and decides for all
     threading.Thread(target=_die_with_first, daemon=True).start()
-    with joined(job, given.rank, given.store):
-        run_engine(job, told_by_first(None), lambda *_: None, lambda: False)
+    try:
+        with joined(job, given.rank, given.store):
+            run_engine(job, told_by_first(None), lambda *_: None, lambda: False)
+    except PipelineError as error:
+        traceback.print_exc()
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orpo_pipeline.disk import disk_faults, folder_bytes
 from orpo_pipeline.stages import (
     code_version,
     fingerprint,
@@ -19,6 +21,7 @@ from orpo_pipeline.stages import (
 )
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint, newest_step
 from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
+from orpo_pipeline.training.out_of_memory import memory_faults
 from orpo_pipeline.training.qlora import load_trainable
 from orpo_pipeline.training.ranks import told_by_first
 from schemas.config import RunConfig
@@ -53,6 +56,10 @@ DECIDED_BY_PLAN = {
 """Training settings that count as the plan has decided them, whether asked for or not."""
 
 
+ON_NON_FINITE = {"on_non_finite", "max_skipped_steps"}
+"""A training that stopped goes on from its checkpoint when they are changed."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop and has checkpointed."""
 
@@ -60,7 +67,8 @@ class Interrupted(Exception):
 def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
     """Name of one logical training: all that decides the adapter's weights."""
     # How often it is saved and measured decides nothing about what is saved in the end.
-    indifferent = {*DECIDED_BY_PLAN, "save_steps", "eval_pairs"}
+    # Nor what happens at a step that is not finite: nothing comes of a training that stops there.
+    indifferent = {*DECIDED_BY_PLAN, "save_steps", "eval_pairs", *ON_NON_FINITE}
     return fingerprint(
         {
             "prepared": prepared.prepared_id,
@@ -110,9 +118,10 @@ def _train_and_publish(
     import torch
 
     checkpoint = told_by_first(newest_checkpoint(work))  # once: each of its files is hashed
-    run, resumed_from = run_engine(
-        job, checkpoint, _recorded(work, checkpoint, on_step), should_stop
-    )
+    with disk_faults(f"Training in {work}", work):
+        run, resumed_from = run_engine(
+            job, checkpoint, _recorded(work, checkpoint, on_step), should_stop
+        )
     if should_stop():
         raise Interrupted(f"training stopped; checkpoints are in {work}")
     record = TrainedAdapter(
@@ -121,6 +130,8 @@ def _train_and_publish(
         steps=newest_step(work),
         seconds=round(time.monotonic() - started, 1),
         resumed_from=resumed_from,
+        forward_pass=job.plan.forward_pass,
+        skipped_steps=_skipped_steps(work),
     )
     with new_stage(folder) as temporary:
         if job.config.training.method == "full":
@@ -140,22 +151,37 @@ def run_engine(
     """Train in place, from a checkpoint or the beginning; what every rank does.
 
     Returns the run with its trained model, and the step that it went on from.
+    Raises OutOfMemory where smaller forward passes may help, else EnvironmentFault for a machine
+    whose memory or disk is full.
     """
     from transformers import AutoTokenizer, set_seed
 
     set_seed(job.config.training.seed)  # new adapters are drawn at random
+    with memory_faults("Loading the model", EnvironmentFault):
+        model = load_trainable(job.config, job.prepared.base_model, job.plan)
+    work = job.home / "training" / job.adapter_id
     run = EngineRun(
-        model=load_trainable(job.config, job.prepared.base_model, job.plan),
+        model=model,
         tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
         pairs=job.prepared.path,
         training=job.config.training,
         plan=job.plan,
-        work=job.home / "training" / job.adapter_id,
+        work=work,
         on_step=on_step,
         should_stop=should_stop,
         checkpoint=checkpoint,
     )
-    return run, find_engine(job.plan.engine.value)(run)
+    needed = partial(_checkpoint_bytes, model, work)
+    with disk_faults(f"Training in {work}", work, needed), memory_faults("Training"):
+        return run, find_engine(job.plan.engine.value)(run)
+
+
+def _checkpoint_bytes(model: Any, work: Path) -> int:
+    """What a checkpoint takes: as much as the last one, or float32 weights and two moments."""
+    checkpoint = newest_checkpoint(work)
+    if checkpoint is not None:
+        return folder_bytes(checkpoint)
+    return 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def _recorded(work: Path, checkpoint: Path | None, on_step: StepMetrics) -> StepMetrics:
@@ -184,6 +210,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return points
+
+
+def _skipped_steps(work: Path) -> int:
+    points = read_metrics(work / METRICS)
+    return int(points[-1]["values"].get("train/skipped_steps", 0)) if points else 0
 
 
 def require_idle(home: Path, identity: str) -> None:

@@ -16,9 +16,16 @@ from orpo_pipeline.training.checkpoints import (
 )
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.held_out import HeldOutPairs
+from orpo_pipeline.training.non_finite import (
+    GRADIENT_NORM,
+    SKIPPED,
+    StepGuard,
+    check_finite,
+    require_finite_weights,
+)
 from orpo_pipeline.training.qlora import load_trained_weights
+from orpo_pipeline.training.ranks import on_any_rank
 from schemas.config import TrainingConfig
-from schemas.errors import UserError
 from schemas.plan import TrainingPlan
 
 OPTIMIZERS = {
@@ -29,7 +36,6 @@ OPTIMIZERS = {
 }
 GALORE_LAYERS = r".*\.layers\.\d+\..*"
 """Linear maps whose gradients GaLore projects: those of the transformer layers, as in its paper."""
-GRADIENT_NORM = "optimizer/gradient_norm"
 METRIC_NAMES = {
     "loss": "train/loss",
     "nll_loss": "train/nll",
@@ -40,6 +46,7 @@ METRIC_NAMES = {
     "logps/rejected": "train/logp_rejected",
     "grad_norm": GRADIENT_NORM,
     "learning_rate": "optimizer/learning_rate",
+    SKIPPED: "train/skipped_steps",
 }
 
 
@@ -85,7 +92,7 @@ def run_trainer(trainer: Any, run: EngineRun) -> int:
 
         # Its states hold the projections in this class, which torch would not unpickle.
         torch.serialization.add_safe_globals([GaLoreProjector])
-    trainer.add_callback(_reporting(run, trainer.accelerator.autocast))
+    trainer.add_callback(_reporting(run, trainer.guard, trainer.accelerator.autocast))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return checkpoint_step(run.checkpoint) if run.checkpoint else 0
@@ -102,7 +109,7 @@ def load_finished(run: EngineRun) -> bool:
     return True
 
 
-def _reporting(run: EngineRun, autocast: Callable[[], Any] = nullcontext) -> Any:
+def _reporting(run: EngineRun, guard: StepGuard, autocast: Callable[[], Any] = nullcontext) -> Any:
     from transformers import TrainerCallback
 
     held_out = HeldOutPairs(run)
@@ -110,25 +117,26 @@ def _reporting(run: EngineRun, autocast: Callable[[], Any] = nullcontext) -> Any
     class Reporting(TrainerCallback):
         """Figures out, checkpoints sealed, stops obeyed."""
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            guard.resume(state.log_history)
+
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
         ) -> None:
             if logs is None or "loss" not in logs:
                 return
-            values = {METRIC_NAMES[k]: float(v) for k, v in logs.items() if k in METRIC_NAMES}
-            if args.fp16 and not math.isfinite(values.get(GRADIENT_NORM, 0.0)):
-                # An overflowing gradient is ordinary in fp16: the loss scaler skips that step.
-                del values[GRADIENT_NORM]
+            values = _values(logs, guard, fp16=args.fp16)
             values |= _measure_held_out(held_out, state, autocast)
             check_finite(state.global_step, values)
             run.on_step(state.global_step, state.max_steps, values)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if _on_any_rank(run.should_stop(), args.device):
+            if on_any_rank(run.should_stop(), args.device):
                 control.should_save = True
                 control.should_training_stop = True
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+            require_finite_weights(state.global_step, model.parameters())
             # Every rank has written its part; one seals, and none goes on before that.
             if args.world_size > 1:
                 dist.barrier()
@@ -138,6 +146,16 @@ def _reporting(run: EngineRun, autocast: Callable[[], Any] = nullcontext) -> Any
                 dist.barrier()
 
     return Reporting()
+
+
+def _values(logs: dict[str, Any], guard: StepGuard, *, fp16: bool) -> dict[str, float]:
+    """A step's figures by our names. One that is left out has none of its own."""
+    names = ("learning_rate", SKIPPED) if guard.skipping else METRIC_NAMES
+    values = {METRIC_NAMES[k]: float(v) for k, v in logs.items() if k in names}
+    if fp16 and not math.isfinite(values.get(GRADIENT_NORM, 0.0)):
+        # An overflowing gradient is ordinary in fp16: the loss scaler skips that step.
+        del values[GRADIENT_NORM]
+    return values
 
 
 def _measure_held_out(
@@ -153,24 +171,3 @@ def _measure_held_out(
         return {}
     figures = held_out.measure(autocast())
     return {METRIC_NAMES[name].replace("train/", "eval/"): figures[name] for name in figures}
-
-
-def _on_any_rank(here: bool, device: Any) -> bool:
-    """All ranks stop together: one that went on alone would wait for the others' gradients."""
-    if not dist.is_initialized():
-        return here
-    asked = torch.tensor(int(here), device=device)
-    dist.all_reduce(asked, dist.ReduceOp.MAX)
-    return bool(asked)
-
-
-def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raise UserError when a figure is NaN or infinite, naming it and the step."""
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(
-            f"{', '.join(broken)} became non-finite at step {step}; training stopped there.",
-            "finite losses and gradients.",
-            "Lower training.learning_rate, or train in a wider model.dtype. "
-            "The checkpoints before this step are kept.",
-        )

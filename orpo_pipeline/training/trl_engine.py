@@ -14,6 +14,7 @@ import polars as pl
 from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, TRAIN, read_pairs
 from orpo_pipeline.training.checkpoints import checkpoint_step
 from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.non_finite import GuardedSteps, StepGuard
 from orpo_pipeline.training.order import EpochSampler
 from orpo_pipeline.training.trainer_setup import (
     common_arguments,
@@ -24,10 +25,12 @@ from schemas.config import TrainingConfig
 from schemas.plan import TrainingPlan
 
 LABEL_IGNORED = -100
+PAIR = "pair"
+"""Column of a pair's number, which TRL's collator hands on as it is."""
 
 
 def train_with_trl(run: EngineRun) -> int:
-    """Train as `EngineRun` says. Raises UserError on a non-finite loss."""
+    """Train as `EngineRun` says. Raises UserError where a step is not finite."""
     if run.checkpoint and load_finished(run):
         return checkpoint_step(run.checkpoint)
     trainer = trl_trainer(run, trainer_arguments(run.training, run.plan, run.work))
@@ -41,8 +44,14 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
 
     seed = run.training.seed  # `datasets` pickles the class to hash a function: `run` is too much
 
-    class PreTokenizedORPOTrainer(ORPOTrainer):
+    class PreTokenizedORPOTrainer(GuardedSteps, ORPOTrainer):
         """ORPOTrainer whose rows are token ids already."""
+
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+            pairs = inputs[PAIR]
+            loss = super().training_step(model, inputs, *rest)
+            self.guard.see(loss, pairs)
+            return loss.nan_to_num(0.0, 0.0, 0.0)  # the Trainer adds it to those to come
 
         def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
             return feature
@@ -50,12 +59,14 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
         def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
             return EpochSampler(len(self.train_dataset), seed)
 
-    return PreTokenizedORPOTrainer(
+    trainer = PreTokenizedORPOTrainer(
         model=run.model,
         args=arguments,
         train_dataset=trl_dataset(run.pairs),
         processing_class=run.tokenizer,
     )
+    trainer.guard = StepGuard(run.training, run.pairs)
+    return trainer
 
 
 def trainer_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) -> Any:
@@ -83,7 +94,7 @@ def trl_dataset(prepared: Path) -> Any:
     rows = read_pairs(prepared, TRAIN, TOKEN_COLUMNS)
     prompt = pl.col("prompt_ids")
     ignored = pl.lit(LABEL_IGNORED, pl.Int32).repeat_by(prompt.list.len())
-    columns = []
+    columns = [pl.int_range(pl.len()).alias(PAIR)]
     for side in ("chosen", "rejected"):
         answer = pl.col(f"{side}_ids")
         whole = prompt.list.concat(answer)

@@ -110,3 +110,9 @@ def test_hostile_text_stays_text(field: str) -> None:
 def test_a_cell_is_one_line_of_plain_text() -> None:
     assert cell("a|b\n*c*") == "a\\|b \\*c\\*"
     assert cell("x\x1b[0m") == "x\\[U+001B\\]\\[0m"
+
+
+def test_steps_that_were_left_out_are_counted() -> None:
+    assert "\n100 optimizer steps.\n" in render_card(card())
+    said = "100 optimizer steps, 2 of them left out because loss or gradient was not finite."
+    assert said in render_card(card(skipped_steps=2))

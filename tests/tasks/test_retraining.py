@@ -57,6 +57,9 @@ def test_age_counts_from_the_champion_or_the_last_training_whichever_is_younger(
     assert days() == 9
     tracker.client.set_registered_model_alias(tracker.config.model_name, "champion", version)
     assert days() == 0
+    # The clock was a day ahead when that version was registered, and has been set right.
+    last = watermark([seen("a")], when=datetime.now(UTC) + timedelta(days=1))
+    assert age_of(tracker, last) == timedelta(0)
 
 
 def test_rows_of_a_version_that_was_deleted_are_new_again(tracker: Tracker) -> None:

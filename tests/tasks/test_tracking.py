@@ -15,7 +15,7 @@ from flows.configuration import read_config
 from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault, UserError
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
-from tasks.tracking import Tracker, recorded_run
+from tasks.tracking import FAILURE_TAG, Tracker, recorded_run
 from tasks.tracking_store import require_tracking, store_faults, tracking_uri
 
 POINTS = [{"step": step, "values": {"train/loss": 1.0 / step}} for step in range(1, 6)]
@@ -55,10 +55,19 @@ def test_a_figure_that_is_measured_anew_is_logged_when_it_has_changed(tracker: T
     run_id = tracker.open_run("adapter-figures")
     for loss in (0.5, 0.5, 0.25, 0.25, 0.5):
         tracker.correct_points(run_id, [{"step": 3, "values": {"train/loss": loss}}])
-        time.sleep(0.002)  # MLflow orders values of a step by their milliseconds
     history = tracker.client.get_metric_history(run_id, "train/loss")
     assert [m.value for m in sorted(history, key=lambda m: m.timestamp)] == [0.5, 0.25, 0.5]
     assert tracker.client.get_run(run_id).data.metrics["train/loss"] == 0.5
+
+
+def test_a_clock_that_was_set_back_does_not_bring_back_an_old_figure(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-clock")
+    tomorrow = int((time.time() + 86_400) * 1000)
+    tracker.client.log_metric(run_id, "pairs/accuracy", 0.5, timestamp=tomorrow, step=3)
+    for _ in range(2):
+        tracker.correct_points(run_id, [{"step": 3, "values": {"pairs/accuracy": 0.25}}])
+    assert tracker.client.get_run(run_id).data.metrics["pairs/accuracy"] == 0.25
+    assert len(tracker.client.get_metric_history(run_id, "pairs/accuracy")) == 2
 
 
 def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) -> None:
@@ -95,12 +104,14 @@ def test_an_error_closes_the_run_and_reopening_makes_it_running(tracker: Tracker
     run_id = tracker.open_run("adapter-failing")
     with pytest.raises(ValueError, match="boom"), tracker.failure_recorded(run_id):
         raise ValueError("boom")
-    assert tracker.client.get_run(run_id).info.status == "FAILED"
+    run = tracker.client.get_run(run_id)
+    assert (run.info.status, run.data.tags[FAILURE_TAG]) == ("FAILED", "boom")
     with pytest.raises(KeyboardInterrupt), tracker.failure_recorded(run_id):
         raise KeyboardInterrupt
     assert tracker.client.get_run(run_id).info.status == "KILLED"
     tracker.open_run("adapter-failing")
-    assert tracker.client.get_run(run_id).info.status == "RUNNING"
+    run = tracker.client.get_run(run_id)
+    assert run.info.status == "RUNNING" and FAILURE_TAG not in run.data.tags
 
 
 def test_artifacts_are_plain_files_in_the_state_folder(tracker: Tracker) -> None:

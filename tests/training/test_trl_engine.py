@@ -14,7 +14,7 @@ from orpo_pipeline.data.prepared_files import read_pairs
 from orpo_pipeline.evaluation.scoring import token_logps
 from orpo_pipeline.training.checkpoints import newest_step
 from orpo_pipeline.training.loss import log_odds, odds_ratio_loss
-from orpo_pipeline.training.trainer_setup import check_finite
+from orpo_pipeline.training.non_finite import check_finite
 from orpo_pipeline.training.trl_engine import trainer_arguments, trl_dataset
 from schemas.errors import PipelineError
 from schemas.jobs import TrainJob

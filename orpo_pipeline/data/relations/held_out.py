@@ -13,7 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
-from orpo_pipeline.stages import RUST_OS_ERROR, sync
+from orpo_pipeline.disk import NO_OS_ERROR
+from orpo_pipeline.stages import sync
 from schemas.errors import EnvironmentFault, UserError
 
 SCHEMA = {"prompt_id": pl.String, "dataset_id": pl.String, "version": pl.Int32}
@@ -93,7 +94,7 @@ def _disk_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and not RUST_OS_ERROR.search(str(error)):
+        if not isinstance(error, OSError) and not NO_OS_ERROR.search(str(error)):
             raise
         raise EnvironmentFault(
             f"The record of held-out prompts {path} cannot be read or written: {error}.",

@@ -5,6 +5,7 @@ from typing import Any
 from orpo_pipeline.data.prepared_files import TRAIN
 from orpo_pipeline.training.checkpoints import checkpoint_step
 from orpo_pipeline.training.engine import EngineRun
+from orpo_pipeline.training.non_finite import StepGuard
 from orpo_pipeline.training.order import StepSampler, count_steps
 from orpo_pipeline.training.packed.attention import attention_name, packed_attention
 from orpo_pipeline.training.packed.forward import causal_lm_of
@@ -18,7 +19,7 @@ from orpo_pipeline.training.trainer_setup import (
 
 
 def train_packed(run: EngineRun) -> int:
-    """Train as `EngineRun` says. Raises UserError on a non-finite loss."""
+    """Train as `EngineRun` says. Raises UserError where a step is not finite."""
     if run.checkpoint and load_finished(run):
         return checkpoint_step(run.checkpoint)
     trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN))
@@ -52,5 +53,6 @@ def packed_trainer(run: EngineRun, tokens: PairTokens) -> Any:
             ranks=arguments.world_size,
         ),
         sampler=StepSampler(len(tokens), training.batch_size, training.seed, steps),
+        guard=StepGuard(training, run.pairs),
         orpo_lambda=training.orpo_lambda,
     )

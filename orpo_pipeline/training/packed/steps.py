@@ -14,6 +14,8 @@ class Step:
     """What one rank computes of an optimizer step, and the size of the whole."""
 
     batches: list[PackedBatch]
+    pairs: list[list[int]]
+    """The numbers of each batch's pairs in the training split."""
     size: StepSize
 
 
@@ -36,11 +38,15 @@ class StepCollator:
     def __call__(self, indices: Sequence[int]) -> Step:
         pairs = [self.tokens[index] for index in indices]
         lengths = [pair.length for pair in pairs]
-        mine = [pairs[number] for number in balance(lengths, self.ranks)[self.rank]]
-        packs = pack_pairs([pair.length for pair in mine], self.budget)
-        batches = [pack_batch([mine[n] for n in pack], self.prompt_targets) for pack in packs]
+        mine = balance(lengths, self.ranks)[self.rank]
+        packs = [
+            [mine[n] for n in pack]
+            for pack in pack_pairs([lengths[number] for number in mine], self.budget)
+        ]
+        batches = [pack_batch([pairs[n] for n in pack], self.prompt_targets) for pack in packs]
         targets = sum(
             len(pair.chosen) + (len(pair.prompt) - 1 if self.prompt_targets else 0)
             for pair in pairs
         )
-        return Step(batches, StepSize(tokens=targets, pairs=len(pairs)))
+        numbers = [[indices[n] for n in pack] for pack in packs]
+        return Step(batches, numbers, StepSize(tokens=targets, pairs=len(pairs)))

@@ -8,12 +8,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from orpo_pipeline.training.loss import FIGURES, share_of_step
+from orpo_pipeline.training.non_finite import GuardedSteps, StepGuard
 from orpo_pipeline.training.order import StepSampler
 from orpo_pipeline.training.packed.forward import sum_logps
 from orpo_pipeline.training.packed.steps import Step, StepCollator
 
 
-class PackedTrainer(Trainer):
+class PackedTrainer(GuardedSteps, Trainer):
     """Optimizer, schedule, checkpoints and callbacks are the Trainer's; the step is ours.
 
     A step may take any number of forward passes, and each rank another one, so gradients are
@@ -22,10 +23,17 @@ class PackedTrainer(Trainer):
     """
 
     def __init__(
-        self, *, collator: StepCollator, sampler: StepSampler, orpo_lambda: float, **arguments: Any
+        self,
+        *,
+        collator: StepCollator,
+        sampler: StepSampler,
+        guard: StepGuard,
+        orpo_lambda: float,
+        **arguments: Any,
     ) -> None:
         super().__init__(data_collator=collator, **arguments)
         self.sampler = sampler
+        self.guard = guard
         self.orpo_lambda = orpo_lambda
         self.figures: dict[str, float] = {}
 
@@ -50,18 +58,19 @@ class PackedTrainer(Trainer):
         model.train()
         device = self.args.device
         figures = torch.zeros(len(FIGURES), device=device)
-        for batch in inputs.batches:
+        for batch, pairs in zip(inputs.batches, inputs.pairs, strict=True):
             with self.accelerator.autocast():
                 sums = sum_logps(self.model, batch.to(device))
                 counts = torch.tensor(batch.counts, device=device)
                 loss, share = share_of_step(sums, counts, inputs.size, self.orpo_lambda)
             self.accelerator.backward(loss)
             figures += share
+            self.guard.see(sums.sum(1), pairs)
         if self.args.world_size > 1:
             self._add_up_gradients()
             dist.all_reduce(figures)
         self.figures = dict(zip(FIGURES, figures.tolist(), strict=True))
-        return figures[0]
+        return figures[0].nan_to_num(0.0, 0.0, 0.0)  # the Trainer adds it to those to come
 
     def _add_up_gradients(self) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -10,8 +10,8 @@ import torch
 from engines import Points, build_model, run_engine
 
 from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.non_finite import check_finite
 from orpo_pipeline.training.packed.forward import causal_lm_of
-from orpo_pipeline.training.trainer_setup import check_finite
 from schemas.errors import PipelineError
 from schemas.jobs import TrainJob
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from orpo_pipeline.stages import MANIFEST
 from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.non_finite import StepGuard
 from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
 
@@ -94,11 +95,13 @@ def test_only_the_first_rank_seals_a_checkpoint(
     """A manifest by a rank that is not the first may be of half-written files, and both prune."""
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    run_engine(job, build_model(job), tmp_path)
+    model = build_model(job)
+    run_engine(job, model, tmp_path)
     checkpoint = tmp_path / f"checkpoint-{STEPS}"
     (checkpoint / MANIFEST).unlink()
     run = idle_run(job, tmp_path)
     state = TrainerState(global_step=STEPS, is_world_process_zero=False)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    _reporting(run).on_save(arguments, state, TrainerControl())
+    guard = StepGuard(run.training, run.pairs)
+    _reporting(run, guard).on_save(arguments, state, TrainerControl(), model=model)
     assert not (checkpoint / MANIFEST).exists()

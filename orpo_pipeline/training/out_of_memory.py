@@ -1,0 +1,100 @@
+"""Training that ran out of memory goes on with smaller forward passes: the same optimizer steps.
+
+How large they are in the end lies beside the checkpoints, so that every later attempt begins there.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orpo_pipeline.stages import write_atomically
+from schemas.errors import EnvironmentFault, OutOfMemory
+from schemas.plan import Choice, TrainingPlan
+
+PLAN = "plan.json"
+"""In a training's folder: the plan that its next attempt follows."""
+
+WORDS = ("out of memory", "can't allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch, its CPU allocator and CUDA's libraries say, all as a RuntimeError."""
+
+UNITS = {"packed": "tokens", "trl": "pairs"}
+
+
+SMALLER = (
+    "Free memory that other programs hold, set training.gradient_checkpointing to on, lower "
+    "chat.max_length, or choose a smaller model.base_model or a larger machine."
+)
+
+
+@contextmanager
+def memory_faults(doing: str, kind: type[EnvironmentFault] = OutOfMemory) -> Iterator[None]:
+    """Turn a failed allocation in the block, on the device or the host, into `kind`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not _is_of_memory(error):
+            raise
+        because = (str(error).partition("\n")[0] or "no memory left").rstrip(".")
+        raise kind(
+            f"{doing} ran out of memory: {because}.",
+            "memory for the model and one forward and backward pass.",
+            SMALLER,
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or any(word in str(error) for word in WORDS)
+
+
+def halve_pass(plan: TrainingPlan, batch_size: int, longest: int, step: int) -> TrainingPlan | None:
+    """The plan with half as much in a forward pass; None where that would hold no less.
+
+    A packed pass holds at least the longest pair (`longest`: its tokens), a pass of TRL one pair.
+    """
+    old, unit = plan.forward_pass.value, UNITS[plan.engine.value]
+    if plan.engine.value == "packed":
+        new = max(old // 2, longest)
+    else:
+        new = max((n for n in range(1, old // 2 + 1) if batch_size % n == 0), default=old)
+    if new >= old:
+        return None
+    because = f"{unit}; halved after out of memory at step {step} with {old:,}"
+    kept = plan.dequantised_layers
+    if kept.value:
+        kept = Choice(value=0, because=f"given up after out of memory at step {step}")
+    return plan.model_copy(
+        update={
+            "forward_pass": Choice(value=new, because=because),
+            "dequantised_layers": kept,
+        }
+    )
+
+
+def keep_plan(work: Path, plan: TrainingPlan) -> None:
+    """Let every later attempt in this folder begin with `plan`."""
+    work.mkdir(parents=True, exist_ok=True)
+    write_atomically(work / PLAN, plan.model_dump_json(indent=1))
+
+
+def kept_plan(work: Path, plan: TrainingPlan) -> TrainingPlan:
+    """`plan` with the smaller passes that an earlier attempt has come down to, if it has."""
+    try:
+        kept = TrainingPlan.model_validate_json((work / PLAN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError, UnicodeDecodeError):  # it only saves attempts
+        return plan
+    return follow(plan, kept.forward_pass, kept.dequantised_layers)
+
+
+def follow(
+    plan: TrainingPlan, forward_pass: Choice[int], dequantised: Choice[int] | None = None
+) -> TrainingPlan:
+    """`plan` as it was followed: with smaller passes where it came to that."""
+    if forward_pass.value >= plan.forward_pass.value:
+        return plan
+    kept = {"dequantised_layers": dequantised} if dequantised else {}
+    return plan.model_copy(update={"forward_pass": forward_pass, **kept})

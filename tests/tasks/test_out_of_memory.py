@@ -1,0 +1,195 @@
+"""Memory that runs out in a real training process: half as much a pass, and the same steps.
+
+The kernel refuses the process more memory than it has (RLIMIT_DATA), from some step on.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orpo_pipeline.training.out_of_memory import (
+    follow,
+    halve_pass,
+    keep_plan,
+    kept_plan,
+    memory_faults,
+)
+from orpo_pipeline.training.train import read_metrics, train
+from schemas.errors import EnvironmentFault, OutOfMemory, PipelineError
+from schemas.jobs import Event, Metrics, PrepareJob, TrainJob
+from schemas.plan import Choice, TrainingPlan
+from schemas.results import PreparedData
+from tasks import stage_process
+from tasks.stage_process import run_stage
+from tasks.train_child import train_in_child
+
+MakeJob = Callable[..., TrainJob]
+HEADROOM = 8 * 2**20  # for what Python itself needs; the logits of a pass are 64 MiB
+STEPS: dict[str, Any] = {
+    "max_steps": 8,
+    "batch_size": 8,
+    "save_steps": 2,
+    "learning_rate": 1e-3,
+    "eval_pairs": 0,
+}
+# What a pass holds at first, and after halving: 8 pairs have some 500 tokens.
+PASSES = {"packed": ("token_budget", 480, 240), "trl": ("micro_batch_size", 8, 4)}
+
+
+def training_process() -> psutil.Process:
+    """The child that trains; there is one."""
+    found = psutil.Process().children()
+    (process,) = [child for child in found if "orpo_pipeline.worker" in child.cmdline()]
+    return process
+
+
+def refuse_more_memory(process: psutil.Process) -> None:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (data,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmData")]
+    limit = int(data) * 1024 + HEADROOM
+    resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
+
+
+@pytest.mark.parametrize("engine", ["packed", pytest.param("trl", marks=pytest.mark.slow)])
+def test_half_a_pass_trains_on_and_the_losses_are_those_of_an_undisturbed_training(
+    train_job: MakeJob, engine: str
+) -> None:
+    field, whole, half = PASSES[engine]
+    training = {**STEPS, "engine": engine, field: whole}
+    undisturbed = train(train_job("undisturbed", training=training), lambda *_: None, lambda: False)
+    job = train_job("disturbed", training=training)
+    limited: list[int] = []
+    plans: list[TrainingPlan] = []
+
+    def limit_the_first_process(event: Event) -> None:
+        if isinstance(event, Metrics) and event.step == 2 and not limited:
+            limited.append(event.step)
+            refuse_more_memory(training_process())
+
+    adapter = train_in_child(job, limit_the_first_process, on_smaller=plans.append)
+    assert limited and adapter.adapter_id == job.adapter_id and adapter.steps == 8
+    assert adapter.resumed_from >= 2
+    (plan,) = plans
+    assert adapter.forward_pass == plan.forward_pass and plan.forward_pass.value == half
+    because = plan.forward_pass.because
+    assert f"halved after out of memory at step {adapter.resumed_from + 1} with {whole}" in (
+        because.replace(f"step {adapter.resumed_from + 2} ", f"step {adapter.resumed_from + 1} ")
+    )
+    assert follow(job.plan, adapter.forward_pass).forward_pass == plan.forward_pass
+
+    # TRL averages the NLL by tokens within a pass, so another pass weighs them a little otherwise.
+    within = {"packed": 1e-5, "trl": 2e-2}[engine]
+    expected = read_metrics(undisturbed.path / "metrics.jsonl")
+    found = read_metrics(adapter.path / "metrics.jsonl")
+    assert [point["step"] for point in found] == list(range(1, 9))
+    for one, other in zip(found, expected, strict=True):
+        assert one["values"]["train/loss"] == pytest.approx(
+            other["values"]["train/loss"], rel=within
+        )
+    assert not (job.home / "training" / job.adapter_id).exists()
+
+
+@pytest.mark.slow
+def test_at_the_smallest_pass_it_is_an_error_that_says_what_helps(train_job: MakeJob) -> None:
+    """A later attempt begins with the pass that the one before came down to."""
+    job = train_job(training={**STEPS, "save_steps": 8, "token_budget": 100})
+    longest = job.prepared.longest.whole
+    assert longest < 100 < 2 * longest
+    plans: list[TrainingPlan] = []
+
+    def limit_every_process(event: Event) -> None:
+        if isinstance(event, Metrics) and event.step == 1:
+            refuse_more_memory(training_process())
+
+    with pytest.raises(OutOfMemory) as caught:
+        train_in_child(job, limit_every_process, on_smaller=plans.append)
+    assert [plan.forward_pass.value for plan in plans] == [longest]
+    assert "Training ran out of memory: " in caught.value.found
+    assert "with a forward pass of the longest pair alone" in caught.value.found
+    assert "gradient_checkpointing" in caught.value.fix
+    work = job.home / "training" / job.adapter_id
+    assert kept_plan(work, job.plan).forward_pass == plans[0].forward_pass
+
+
+def test_a_process_that_the_kernel_killed_for_memory_had_no_memory(
+    train_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own counter tells that from somebody's kill -9."""
+    counters = tmp_path / "vmstat"
+    monkeypatch.setattr(stage_process, "KERNEL_COUNTERS", counters)
+    job = PrepareJob(config=train_job().config, home=tmp_path / "killed")
+
+    def kill(kills_after: int) -> Callable[[Event], None]:
+        def on_event(_: Event) -> None:
+            counters.write_text(f"pgfault 7\noom_kill {kills_after}\n")
+            os.kill(training_process().pid, signal.SIGKILL)
+
+        return on_event
+
+    counters.write_text("pgfault 3\noom_kill 4\n")
+    with pytest.raises(OutOfMemory, match="The system killed the stage's process"):
+        run_stage(job, PreparedData, kill(5))
+    with pytest.raises(PipelineError, match="exit code -9") as caught:
+        run_stage(job, PreparedData, kill(5))
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+@pytest.mark.parametrize(
+    ("engine", "size", "smaller"),
+    [
+        ("packed", 8192, 4096),
+        ("packed", 1000, 600),  # the longest pair
+        ("packed", 600, None),
+        ("packed", 512, None),  # a longer pair has been alone already
+        ("trl", 12, 6),
+        ("trl", 6, 3),
+        ("trl", 3, 1),
+        ("trl", 1, None),
+    ],
+)
+def test_half_a_pass(train_job: MakeJob, engine: Any, size: int, smaller: int | None) -> None:
+    plan = train_job().plan.model_copy(
+        update={
+            "engine": Choice(value=engine, because=""),
+            "forward_pass": Choice(value=size, because=""),
+            "dequantised_layers": Choice(value=3, because=""),
+        }
+    )
+    halved = halve_pass(plan, batch_size=12, longest=600, step=7)
+    if smaller is None:
+        assert halved is None
+        return
+    assert halved is not None and halved.forward_pass.value == smaller
+    assert f"halved after out of memory at step 7 with {size:,}" in halved.forward_pass.because
+    assert halved.dequantised_layers.value == 0  # they only save time
+
+
+def test_a_kept_plan_that_is_torn_is_not_used(train_job: MakeJob, tmp_path: Path) -> None:
+    plan = train_job().plan
+    halved = plan.model_copy(update={"forward_pass": Choice(value=1, because="halved")})
+    assert kept_plan(tmp_path, plan) == plan
+    keep_plan(tmp_path, halved)
+    assert kept_plan(tmp_path, plan).forward_pass == halved.forward_pass
+    (tmp_path / "plan.json").write_text("{")
+    assert kept_plan(tmp_path, plan) == plan
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), False),
+    ],
+)
+def test_only_memory_is_memory(error: Exception, is_memory: bool) -> None:
+    kind: type[Exception] = EnvironmentFault if is_memory else RuntimeError
+    with pytest.raises(kind), memory_faults("Training", EnvironmentFault):
+        raise error
