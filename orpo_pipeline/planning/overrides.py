@@ -120,7 +120,9 @@ def _method_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
             "weight_decay 0 with galore_adamw.",
             "Remove training.weight_decay, or choose another training.optimizer.",
         )
-    if training.optimizer != "galore_adamw" and "galore_rank" in training.model_fields_set:
+    # Not "was it named": `orpo-pipeline config` names every field, and its output is a config.
+    unused = training.galore_rank != type(training).model_fields["galore_rank"].default
+    if training.optimizer != "galore_adamw" and unused:
         yield Problem(
             f"training.galore_rank is set, but training.optimizer is {training.optimizer}.",
             "galore_rank with galore_adamw.",
