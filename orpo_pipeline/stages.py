@@ -123,7 +123,7 @@ def is_complete(folder: Path) -> bool:
     try:
         if not manifest.is_file():
             return False
-        damaged = _first_damage(folder, manifest)
+        damaged = first_damage(folder)
         if damaged is None:
             return True
         aside = folder.with_name(f"{folder.name}.damaged")
@@ -136,9 +136,10 @@ def is_complete(folder: Path) -> bool:
     return False
 
 
-def _first_damage(folder: Path, manifest: Path) -> str | None:
+def first_damage(folder: Path) -> str | None:
+    """The first file of a stage that is not as its manifest says; None when all are."""
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return MANIFEST

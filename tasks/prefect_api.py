@@ -33,6 +33,15 @@ def answers(url: str, timeout: float = 2) -> bool:
         return False
 
 
+def fetch(url: str, timeout: float) -> bytes:
+    """What a GET is answered with; EnvironmentFault when it fails, with the reason alone."""
+    try:
+        with _opener.open(url, timeout=timeout) as response:
+            return bytes(response.read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise EnvironmentFault(f"{error}", "an answer.", "Start the server.") from error
+
+
 def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60) -> Any:
     """One JSON call; EnvironmentFault when it fails."""
     message = request.Request(
