@@ -8,7 +8,6 @@ from prefect.artifacts import create_markdown_artifact
 
 from orpo_pipeline.training.train import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
-from schemas.errors import UserError
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import BaseModelRecord, PreparedData, TrainedAdapter
@@ -22,19 +21,6 @@ from tasks.promotion import lost_champion
 from tasks.promotion_history import read_history
 from tasks.stage_process import run_stage
 from tasks.tracking import Tracker, recorded_run
-
-
-def refuse_full_training(config: RunConfig) -> None:
-    """Raise UserError for `method: full`, whose model the main job could train but not go on with.
-
-    Evaluation, registration and serving take adapters on one base model in turns.
-    """
-    if config.training.method == "full":
-        raise UserError(
-            "training.method is full, and the main job cannot evaluate or register a whole model.",
-            "training.method lora.",
-            "Remove training.method, or call the train stage alone (docs/train.md).",
-        )
 
 
 def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> None:

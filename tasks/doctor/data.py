@@ -20,11 +20,11 @@ from orpo_pipeline.hub import cached_snapshot, download_snapshot, has_token, loo
 from orpo_pipeline.planning.memory import GIB, describe_bytes
 from orpo_pipeline.retraining.snapshots import DATA, watched
 from orpo_pipeline.retraining.sql_rows import require_connection
-from schemas.config import DataConfig, RunConfig
+from schemas.config import EMBEDDED, DataConfig, RunConfig
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from schemas.findings import Finding
 from schemas.pairs import Defect
-from schemas.retraining_config import FilesSource, HubSource, SqlSource
+from schemas.retraining_config import FilesSource, HubSource, RetrainingConfig, SqlSource
 from tasks.doctor.known import Known
 
 FIRST_ROWS = 50
@@ -58,16 +58,20 @@ def check_data(config: RunConfig, known: Known) -> Iterator[Finding]:
     What the rows say about sizes goes into `known`.
     """
     try:
-        sources = watched(config)
+        sources = list(watched(config))
     except UserError as error:
         yield Finding.of("data", error)
         return
+    if config.retraining.sources and config.data.source != EMBEDDED:  # `run` reads that
+        alone = config.model_copy(update={"retraining": RetrainingConfig()})
+        sources += watched(alone)
     for source in sources:
         what = "data" if source.name == DATA else f"data {source.name}"
         try:
             if isinstance(source, SqlSource):
                 database = require_connection(source)
                 found = f"{source.database_url_variable} is set; {database} answers"
+                known.add_source(0, 0.0, None)
                 yield Finding.ok(what, found)
             elif isinstance(source, HubSource):
                 yield _check_hub_data(what, source, config.data, known)
@@ -85,6 +89,7 @@ def _check_hub_data(what: str, source: HubSource, data: DataConfig, known: Known
             return _check_files(what, local, data, known)
         except UserError:
             pass  # a snapshot without its data files
+    known.add_source(0, 0.0, None)
     try:
         download_snapshot(source.dataset, source.revision, "dataset", ["README.md"])
     except EnvironmentFault as error:

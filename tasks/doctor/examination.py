@@ -9,6 +9,7 @@ from schemas.findings import Finding, Level
 from tasks.doctor.champion import check_champion
 from tasks.doctor.data import check_credentials, check_data
 from tasks.doctor.databases import check_database, databases
+from tasks.doctor.evaluation import check_evaluation
 from tasks.doctor.known import Known
 from tasks.doctor.machine import check_clock, check_packages, check_python, describe_machine
 from tasks.doctor.model import check_base_model
@@ -28,6 +29,7 @@ def examine(config: RunConfig, home: Path) -> Iterator[Finding]:
     yield from check_data(config, known)
     yield check_base_model(config.model, home, known)
     yield from check_training(config, known)
+    yield from check_evaluation(config)
     yield check_writable(home)
     yield check_disk(home, disk_needs(known))
     yield check_leftovers(home)

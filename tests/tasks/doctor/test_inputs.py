@@ -17,6 +17,7 @@ from orpo_pipeline.base_model import EMBEDDED_SHAPE, resolve_base_model
 from schemas.config import ModelConfig, RegistryConfig, RunConfig
 from schemas.findings import Finding, Level, exit_code
 from tasks.doctor.data import check_credentials, check_data
+from tasks.doctor.evaluation import check_evaluation
 from tasks.doctor.known import Known
 from tasks.doctor.model import check_base_model
 from tasks.doctor.services import check_servers
@@ -82,6 +83,26 @@ def test_every_watched_source_has_its_line_and_no_secret(
     assert unset.exit_code == 2 and "UNSET_URL" in unset.found
     assert away.exit_code == 3 and "planted" not in away.found and "bob" not in away.found
     assert landing.what == "data landing" and "does not exist" in landing.found
+
+
+def test_a_source_that_only_run_reads_is_looked_at_too(tmp_path: Path) -> None:
+    landing = write_rows(tmp_path / "landing.jsonl", [pair_row(number) for number in range(5)])
+    watched = {"kind": "files", "name": "landing", "path": str(landing)}
+    found = look(data={"source": str(tmp_path / "other.jsonl")}, retraining={"sources": [watched]})
+    assert [(f.what, f.level) for f in found] == [
+        ("data landing", Level.OK),
+        ("data", Level.ERROR),
+    ]
+
+
+def test_an_evaluation_that_cannot_be_is_said() -> None:
+    (fine,) = check_evaluation(RunConfig())
+    assert fine.level is Level.OK
+    config = RunConfig.model_validate(
+        {"evaluation": {"drift_pairs": 0, "benchmarks": ["arc_easy"], "generations": 0}}
+    )
+    *_, gate = check_evaluation(config)
+    assert gate.level is Level.WARNING and "it will promote nothing" in gate.found
 
 
 def test_secrets_are_looked_for_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
