@@ -11,7 +11,7 @@ files are copied, while others may write:
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from orpo_pipeline.data.inputs import BLOCKS
@@ -53,7 +53,8 @@ def _files(paths: list[Path], hidden: bool = False) -> Iterator[Path]:
             continue
         if path.is_dir():
             if not path.name.endswith(".damaged"):
-                yield from _files(sorted(path.iterdir()), hidden or path.name == MLFLOW)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield from _files(sorted(path.iterdir()), hidden or path.name == MLFLOW)
         elif path.is_file() and not path.name.endswith(OF_DATABASES):
             yield path
 

@@ -73,10 +73,8 @@ def write_backup(home: Path, file: Path) -> Written:
 
 def _fill(archive: Writer, home: Path, scratch_parent: Path) -> tuple[tuple[str, ...], set[str]]:
     """Copy in order; which databases there were, and which stages are damaged."""
-    damaged: set[str] = set()
-    checked: dict[Path, bool] = {}
     before, _ = ordered_files(home)
-    _add(archive, before, home, checked, damaged)
+    damaged = _add(archive, before, home)
     copied = []
     with TemporaryDirectory(prefix=".backup.", dir=scratch_parent) as scratch:
         for name in DATABASES:
@@ -86,26 +84,27 @@ def _fill(archive: Writer, home: Path, scratch_parent: Path) -> tuple[tuple[str,
                 archive.add(copy, name)
                 copied.append(name)
     _, after = ordered_files(home)  # looked at only now: see the order in `contents`
-    _add(archive, after, home, checked, damaged)
-    return tuple(copied), damaged
+    return tuple(copied), damaged | _add(archive, after, home)
 
 
-def _add(
-    archive: Writer,
-    files: list[Path],
-    home: Path,
-    checked: dict[Path, bool],
-    damaged: set[str],
-) -> None:
+def _add(archive: Writer, files: list[Path], home: Path) -> set[str]:
+    """Add files but those of damaged stages, which are returned."""
+    whole: dict[Path, bool] = {}
     for file in files:
         stage = stage_of(file, home)
-        if stage is not None:
-            if stage not in checked:
-                checked[stage] = first_damage(stage) is None
-            if not checked[stage]:
-                damaged.add(stage.relative_to(home).as_posix())
-                continue
-        archive.add(file, file.relative_to(home).as_posix())
+        if stage is not None and stage not in whole:
+            whole[stage] = _is_whole(stage)
+        if stage is None or whole[stage]:
+            archive.add(file, file.relative_to(home).as_posix())
+    bad = (stage for stage, is_whole in whole.items() if not is_whole and stage.exists())
+    return {stage.relative_to(home).as_posix() for stage in bad}
+
+
+def _is_whole(stage: Path) -> bool:
+    try:
+        return first_damage(stage) is None
+    except FileNotFoundError:  # it was removed a moment ago
+        return False
 
 
 @contextmanager

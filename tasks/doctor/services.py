@@ -61,7 +61,8 @@ def _ask(package: str, address: str, url: str, fix: str, what: str = "") -> Find
     try:
         said = fetch(url, SECONDS).decode("utf-8", "replace").strip()
     except EnvironmentFault as error:
-        return Finding.error(what, f"{shown} does not answer: {error.found}", fix)
+        reason = without_password(error.found)
+        return Finding.error(what, f"{shown} does not answer: {reason}", fix)
     found = json.loads(said) if said.startswith('"') else said
     here = version(package)
     if found != here:

@@ -18,6 +18,7 @@ from versions import Versions
 from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.stages import file_sha256, new_stage
 from schemas.errors import EnvironmentFault, UserError
+from tasks.backup.archive import Index, new_archive
 from tasks.backup.contents import LEFT_OUT
 from tasks.backup.restoring import restore_backup
 from tasks.backup.writing import write_backup
@@ -30,7 +31,7 @@ from tasks.tracking_models import download_version, load_version
 from tasks.versions import fetch_version, find_aliases, find_version
 
 BUSY = """
-import sys, time
+import shutil, sys
 from mlflow import MlflowClient
 from pathlib import Path
 from orpo_pipeline.stages import new_stage
@@ -44,7 +45,10 @@ while True:
     client.log_metric(run.run_id, "busy", number, step=number)
     with new_stage(home / "adapters" / f"busy-{number}") as folder:
         (folder / "weights").write_bytes(bytes(1000) * number)
-    if number == 3:
+    if number > 4:  # as a retention policy does
+        old = home / "adapters" / f"busy-{number - 4}"
+        shutil.rmtree(old.rename(old.with_name(f".{old.name}.1.gone")))
+    if number == 6:
         print("busy", flush=True)
 """
 
@@ -92,11 +96,12 @@ def test_while_others_write_it_is_whole_and_another_folder_can_be_used(
     assert file.stat().st_mode & 0o077 == 0
 
     restored = restore_backup(file, home)
-    assert (restored.old_home, restored.gone) == (str(state), ())
+    assert restored.old_home == str(state)
     with closing(sqlite3.connect(mlflow_database(home))) as database:
         (points,) = database.execute("select count(*) from metrics where key = 'busy'").fetchone()
-    stages = len(list(home.glob("adapters/busy-*/manifest.json")))
-    assert 3 <= points <= stages + 1, "databases first: what they name had been written before"
+    stages = home.glob("adapters/busy-*/manifest.json")
+    newest = max(int(stage.parent.name.removeprefix("busy-")) for stage in stages)
+    assert 6 <= points <= newest + 1, "databases first: what they name had been written before"
     assert not any((home / name).exists() for name in LEFT_OUT)
     assert not list(home.rglob(".half*")) and (home / "forgotten.json").read_text() == "{}"
 
@@ -211,6 +216,18 @@ def test_a_damaged_stage_is_left_out_and_named(small: Path, tmp_path: Path) -> N
     weights.write_bytes(flipped(weights.read_bytes()))
     assert write_backup(small, tmp_path / "b.tar").damaged == ("adapters/one",)
     assert restore_backup(tmp_path / "b.tar", tmp_path / "back").stages == 0
+
+
+def test_a_stage_that_was_removed_while_it_was_copied_is_left_out_and_named(
+    small: Path, tmp_path: Path
+) -> None:
+    file, stage = tmp_path / "b.tar", small / "adapters" / "one"
+    with new_archive(file, Index(made="now", home=str(small), versions={})) as archive:
+        archive.add(stage / "manifest.json", "adapters/one/manifest.json")
+        archive.add(stage / "gone", "adapters/one/gone")
+    restored = restore_backup(file, tmp_path / "back")
+    assert (restored.stages, restored.gone) == (0, ("adapters/one",))
+    assert not (tmp_path / "back" / "adapters" / "one").exists()
 
 
 def test_a_damaged_database_makes_no_backup(small: Path, tmp_path: Path) -> None:
