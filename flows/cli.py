@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.backup_cli import backup, restore
 from flows.configuration import read_config
 from flows.data_cli import app as data_app
+from flows.doctor_cli import doctor
 from flows.lineage_cli import lineage
 from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
@@ -30,6 +32,9 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 app.command()(chat)
 app.command()(export)
 app.command()(lineage)
@@ -70,30 +75,15 @@ def plan(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = 
     from flows.summary import plan_as_table
     from orpo_pipeline.data.preparation import check_usable
     from orpo_pipeline.planning.plan import plan_training
-    from tasks.plan import probe_in_child, refuse_impossible_requests
+    from tasks.plan import refuse_impossible_requests
     from tasks.prepare import prepare_data
+    from tasks.probe import probe_in_child
 
     refuse_impossible_requests(parsed)
     prepared = prepare_data(parsed)
     check_usable(prepared, parsed)
     decided = plan_training(parsed, probe_in_child(), prepared.base_model.shape, prepared.longest)
     Console().print(plan_as_table(decided))
-
-
-@app.command()
-def doctor(
-    config: ConfigFile = None,
-    model: Annotated[str | None, typer.Option(help="Instead of model.base_model.")] = None,
-    overrides: Overrides = None,
-    debug: Debug = False,
-) -> None:
-    """Say what this machine has, and what GPUs of common sizes could train."""
-    named = [f"model.base_model={model}"] if model else []
-    parsed = read_config(config, [*(overrides or ()), *named])
-    use_state_folder(debug)
-    from flows.doctor import print_diagnosis
-
-    print_diagnosis(parsed, Console())
 
 
 @app.command()

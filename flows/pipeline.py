@@ -4,6 +4,7 @@ import time
 
 from prefect import flow
 
+from orpo_pipeline.planning.overrides import refuse_full_training
 from orpo_pipeline.training.out_of_memory import follow
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
@@ -15,7 +16,7 @@ from tasks.prepare import prepare
 from tasks.promote import promote
 from tasks.register import register
 from tasks.tracking_store import require_tracking
-from tasks.train import refuse_full_training, train
+from tasks.train import train
 
 
 @flow(name="orpo-pipeline", persist_result=True, result_serializer="json")

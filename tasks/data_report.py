@@ -16,7 +16,7 @@ from schemas.data_report import DataReport
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData
-from tasks.plan import probe_in_child
+from tasks.probe import probe_in_child
 from tasks.stage_process import child_environment
 
 DATA_REPORT = "data/report.html"

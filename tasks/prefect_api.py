@@ -36,6 +36,19 @@ def answers(url: str, timeout: float = 2) -> bool:
         return False
 
 
+def fetch(url: str, timeout: float, login: str | None = None) -> bytes:
+    """What a GET is answered with; EnvironmentFault when it fails, with the reason alone.
+
+    `login`: USER:PASSWORD of that server.
+    """
+    message = request.Request(url, headers=_basic(login))
+    try:
+        with _opener.open(message, timeout=timeout) as response:
+            return bytes(response.read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise EnvironmentFault(f"{error}", "an answer.", "Start the server.") from error
+
+
 def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60) -> Any:
     """One JSON call; EnvironmentFault when it fails."""
     message = request.Request(
@@ -58,10 +71,16 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
 
 
 def _login_header() -> dict[str, str]:
-    """HTTP's basic authentication, if there is a login."""
+    """Of the Prefect server, if there is a login."""
     login = configured_login()
-    text = os.environ.get("PREFECT_API_AUTH_STRING") or (login.text if login is not None else None)
-    return {"Authorization": f"Basic {b64encode(text.encode()).decode()}"} if text else {}
+    return _basic(
+        os.environ.get("PREFECT_API_AUTH_STRING") or (login.text if login is not None else None)
+    )
+
+
+def _basic(login: str | None) -> dict[str, str]:
+    """HTTP's basic authentication."""
+    return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
 
 
 def _refused(method: str, path: str, error: HTTPError) -> EnvironmentFault:

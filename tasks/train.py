@@ -8,7 +8,6 @@ from prefect.artifacts import create_markdown_artifact
 
 from orpo_pipeline.training.train import adapter_id, load_adapter, require_idle
 from schemas.config import RunConfig
-from schemas.errors import UserError
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import BaseModelRecord, PreparedData, TrainedAdapter
@@ -26,19 +25,6 @@ from tasks.train_child import train_in_child
 
 FORWARD_PASS_TAG = "orpo.forward_pass"
 """How much a forward pass holds, where memory ran out and it became less than the plan's."""
-
-
-def refuse_full_training(config: RunConfig) -> None:
-    """Raise UserError for `method: full`, whose model the main job could train but not go on with.
-
-    Evaluation, registration and serving take adapters on one base model in turns.
-    """
-    if config.training.method == "full":
-        raise UserError(
-            "training.method is full, and the main job cannot evaluate or register a whole model.",
-            "training.method lora.",
-            "Remove training.method, or call the train stage alone (docs/train.md).",
-        )
 
 
 def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> None:

@@ -46,6 +46,19 @@ def refuse_impossible_overrides(config: RunConfig, target: Probe, dtype: str) ->
         raise UserError(" ".join(found), " ".join(expected), " ".join(fix))
 
 
+def refuse_full_training(config: RunConfig) -> None:
+    """Raise UserError for `method: full`, whose model the main job could train but not go on with.
+
+    Evaluation, registration and serving take adapters on one base model in turns.
+    """
+    if config.training.method == "full":
+        raise UserError(
+            "training.method is full, and the main job cannot evaluate or register a whole model.",
+            "training.method lora.",
+            "Remove training.method, or call the train stage alone (docs/train.md).",
+        )
+
+
 def _dtype_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
     requested = config.model.dtype
     bfloat16 = can_use_bfloat16(target)
@@ -120,7 +133,9 @@ def _method_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
             "weight_decay 0 with galore_adamw.",
             "Remove training.weight_decay, or choose another training.optimizer.",
         )
-    if training.optimizer != "galore_adamw" and "galore_rank" in training.model_fields_set:
+    # Not "was it named": `orpo-pipeline config` names every field, and its output is a config.
+    unused = training.galore_rank != type(training).model_fields["galore_rank"].default
+    if training.optimizer != "galore_adamw" and unused:
         yield Problem(
             f"training.galore_rank is set, but training.optimizer is {training.optimizer}.",
             "galore_rank with galore_adamw.",

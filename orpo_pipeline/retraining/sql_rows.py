@@ -20,6 +20,8 @@ from schemas.retraining_config import SqlSource
 AT_ONCE = 1000  # rows in memory
 LONGEST_REASON = 300
 SHORT = 4
+CONNECT_SECONDS = 5
+SERVERS = ("postgresql", "mysql", "mariadb")
 DRIVER_ERRORS = (ImportError, ValueError, TypeError)
 """What comes out raw: a driver that is missing, and what one says of a URL it cannot read."""
 
@@ -49,6 +51,26 @@ def write_rows(source: SqlSource, path: Path) -> int:
             "names.",
         )
     return count
+
+
+def require_connection(source: SqlSource) -> str:
+    """Which database answers, as `DRIVER on HOST`; the query is not run.
+
+    Raises as `write_rows` does.
+    """
+    url = _url(source)
+    # A host that swallows packets would hold us for minutes.
+    patience = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in SERVERS else {}
+    try:
+        engine = create_engine(url, hide_parameters=True, connect_args=patience)
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("select 1"))
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, *DRIVER_ERRORS) as error:
+        raise _failed(source, url, error) from None
+    return f"{url.get_backend_name()} on {url.host or 'this machine'}"
 
 
 def _url(source: SqlSource) -> URL:

@@ -21,9 +21,15 @@ from rows import pair_row, write_rows
 
 from flows.retrain_cli import announce
 from orpo_pipeline.retraining.watermark import read_watermark
+from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
+from schemas.promotion import PromotionEntry
+from tasks.backup.restoring import restore_backup
+from tasks.backup.writing import write_backup
 from tasks.home import mlflow_store
 from tasks.process_group import find_processes
+from tasks.promotion_history import read_history
+from tasks.tracking import Tracker
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -198,6 +204,29 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     record = max(site.home.glob("prepared/*/record.json"), key=lambda p: p.stat().st_mtime)
     assert json.loads(record.read_text())["quarantined"] == {"forgotten": 1}
     assert "No longer forgotten" in site.run("forget", row_id[:12], "--undo")
+
+
+def test_restored_elsewhere_it_remembers_everything(site: Site) -> None:
+    backup = site.home.with_name("backup.tar.gz")
+    write_backup(site.home, backup)
+    other = Site(site.home.with_name("restored"), site.landing, site.config)
+    restore_backup(backup, other.home)
+    moved = site.home.rename(site.home.with_name("moved"))  # nothing may be read from there
+    try:
+        said = other.run("retrain")
+    finally:
+        moved.rename(site.home)
+    assert "skipped: the data is that of version 2" in said
+    assert "(reused)" not in said, "it did not come to the training"
+    assert [int(version.version) for version in other.versions()] == [1, 2]
+    assert promotions(other) == promotions(site)
+    assert len(other.states()) == len(site.states()) + 1
+    shutil.rmtree(other.home)
+
+
+def promotions(site: Site) -> list[PromotionEntry]:
+    config = RegistryConfig(tracking_uri=mlflow_store(site.home), model_name="tiny")
+    return read_history(Tracker(config, site.home))
 
 
 def test_data_is_announced_to_nobody_where_no_server_runs(

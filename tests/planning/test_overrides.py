@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from machines import APPLE_M3, AVX2, FLASH, H100, L4, MACHINES, T4, cpu, cuda, plan, rocm
 
+from orpo_pipeline.planning.plan import check_requests
+from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import TrainingPlan
@@ -204,3 +206,9 @@ def test_processes_that_could_not_share_a_step_are_refused(
     four = H100.model_copy(update={"devices": 4})
     with pytest.raises(UserError, match="4 GPUs"):
         plan(four, training__processes=8)
+
+
+def test_a_configuration_that_names_every_default_asks_for_nothing() -> None:
+    """As `orpo-pipeline config` prints it, for a file or for a deployment's parameters."""
+    named = RunConfig.model_validate_json(RunConfig().model_dump_json())
+    check_requests(named, H100)

@@ -24,9 +24,12 @@ import psutil
 import pytest
 from servers import REPOSITORY, Up, end, free_port, living, start_up, wait_for
 
+from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
+from schemas.findings import Level
 from tasks import prefect_api
 from tasks.access.listening import Listening
+from tasks.doctor.services import check_servers
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
 from tasks.process_group import find_processes
 from tasks.recovery import restarts
@@ -94,6 +97,15 @@ def test_both_servers_answer(up: Up) -> None:
     # The pages must talk to this port, not to Prefect's default one.
     settings = prefect_api.call(up.api.removesuffix("/api"), "GET", "/ui-settings")
     assert settings["api_url"] == up.api
+
+
+def test_doctor_finds_them_well(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    findings = {f.what: f for f in check_servers(RegistryConfig(), up.home)}
+    assert {finding.level for finding in findings.values()} == {Level.OK}, findings
+    assert f"process {up.process.pid}" in findings["up"].found
+    assert findings.keys() == {"up", "prefect server", "mlflow server", "tracking"}
 
 
 def test_the_way_to_the_servers_is_printed_and_found(up: Up) -> None:

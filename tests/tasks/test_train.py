@@ -6,12 +6,13 @@ import pytest
 from promoting import intended
 from registries import make_registry
 
+from orpo_pipeline.planning.overrides import refuse_full_training
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.plan import ModelShape
 from schemas.results import BaseModelRecord
 from tasks.promotion import commit
-from tasks.train import refuse_champion, refuse_full_training
+from tasks.train import refuse_champion
 
 
 def test_the_main_job_trains_adapters() -> None:
