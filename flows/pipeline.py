@@ -4,6 +4,7 @@ import time
 
 from prefect import flow
 
+from orpo_pipeline.retention.use import in_use
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
 from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
@@ -25,8 +26,9 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
         config: every knob of the run; what is not given has its default.
     """
     started = time.monotonic()
-    refuse_early(config)
-    return train_to_promotion(config, prepare(config), started)
+    with in_use(state_home()):
+        refuse_early(config)
+        return train_to_promotion(config, prepare(config), started)
 
 
 def refuse_early(config: RunConfig) -> None:

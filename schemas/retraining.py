@@ -7,6 +7,7 @@ from typing import Literal
 
 from schemas.record import Record
 from schemas.results import PipelineResult, PreparedData
+from schemas.retention import PruneResult
 
 
 class SourceState(Record):
@@ -107,3 +108,5 @@ class RetrainingResult(Record):
     decision: RetrainingDecision
     pipeline: PipelineResult | None
     """None when it was skipped."""
+    pruned: PruneResult | None = None
+    """None when another run was at work, or pruning failed."""

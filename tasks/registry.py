@@ -21,7 +21,13 @@ from schemas.serving import ServingSettings
 from tasks.lineage import lineage_links, link_run_and_version
 from tasks.model_card import card_files
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
-from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, PREPARED_TAG
+from tasks.version_tags import (
+    BASE_MODEL_TAG,
+    BASE_REVISION_TAG,
+    DATASET_TAG,
+    PREPARED_TAG,
+    PRUNED_TAG,
+)
 from tasks.versions import SERVING
 
 ADAPTER_FILES = (
@@ -122,10 +128,9 @@ def register_version(
 ) -> tuple[str, bool]:
     """The version of this adapter and whether it was there already; logged and made if not."""
     name = tracker.config.model_name
-    tag = f"tags.`{ADAPTER_TAG}` = '{adapter.adapter_id}'"
-    found = tracker.client.search_model_versions(f"name = '{name}' and {tag}")
-    if found:
-        version = str(found[0].version)
+    found = version_of(tracker, adapter.adapter_id)
+    if found is not None:
+        version = found
     else:
         tracker.ensure_model(name)
         serving = serving_config(prepared, plan)
@@ -152,7 +157,15 @@ def register_version(
         version = str(created.version)
     describe(tracker, version, prepared, adapter, evaluation)
     link_run_and_version(tracker, run_id, version, prepared)
-    return version, bool(found)
+    return version, found is not None
+
+
+def version_of(tracker: Tracker, adapter_id: str) -> str | None:
+    """The version that has this adapter; not one whose weights retention has deleted."""
+    tag = f"tags.`{ADAPTER_TAG}` = '{adapter_id}'"
+    condition = f"name = '{tracker.config.model_name}' and {tag}"
+    same = tracker.client.search_model_versions(condition)
+    return next((str(one.version) for one in same if PRUNED_TAG not in one.tags), None)
 
 
 def describe(

@@ -98,6 +98,7 @@ def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "evaluation": {"generations": 1, "max_new_tokens": 4},
         "registry": {"experiment": "tests", "model_name": "tiny"},
         "retraining": {"sources": [source], "min_new_rows": 4},
+        "retention": {"keep_versions": 1, "keep_looks": 1, "unfinished_days": 0},
     }
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values))
@@ -179,6 +180,12 @@ def test_new_rows_are_counted_until_they_are_enough_and_then_trained_on(site: Si
     last = read_watermark(site.home, "tiny")
     assert last is not None and last.trained.version == "2"
     assert (last.rows.height, last.rows["accepted"].all()) == (62, True)
+    # Version 1 is no champion, and what it was made from went at the end of this retraining.
+    assert "Pruned" in said and "folders that nothing needs" in said
+    assert {f.name for f in (site.home / "snapshots").iterdir()} == {last.trained.snapshot_id}
+    for kind in ("adapters", "evaluations", "prepared"):
+        assert len(list((site.home / kind).iterdir())) == 1, kind
+    assert "Nothing to remove." in site.run("prune", "--dry-run")
 
 
 def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_out(
@@ -193,6 +200,7 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     said = " ".join(site.run("forget", row_id[:12], "--because", "asked by mail").split())
     assert f"Forgotten from now on: {row_id}" in said
     assert "│ tiny │ 2 │" in said and "│ tiny │ 1 │" in said
+    assert "unknown" not in said  # the rows of version 1 are listed still
     said = site.run("retrain", "--set", "retraining.max_age_days=1000")
     assert "skipped: 0 new rows < 4" in said
     record = max(site.home.glob("prepared/*/record.json"), key=lambda p: p.stat().st_mtime)
