@@ -7,6 +7,7 @@ from prefect import flow
 from orpo_pipeline.retention.use import in_use
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
+from schemas.training_start import FROM_BASE, TrainingStart
 from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
 from tasks.home import state_home
 from tasks.judge import judge
@@ -40,13 +41,22 @@ def refuse_early(config: RunConfig) -> None:
     warn_of_closed_gate(config)
 
 
-def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float) -> PipelineResult:
+def train_to_promotion(
+    config: RunConfig,
+    prepared: PreparedData,
+    started: float,
+    start: TrainingStart = FROM_BASE,
+) -> PipelineResult:
     """The steps after preparation, for every flow that trains.
 
-    `started`: when the flow began, on the monotonic clock.
+    Args:
+        config: of the run.
+        prepared: its data.
+        started: when the flow began, on the monotonic clock.
+        start: what the training begins from.
     """
     training_plan = plan(config, prepared)
-    adapter = train(config, prepared, training_plan)
+    adapter = train(config, prepared, training_plan, start)
     evaluation = evaluate(config, prepared, training_plan, adapter)
     if config.evaluation.judge is not None:
         evaluation = judge(config.evaluation.judge, config.registry, adapter, evaluation)

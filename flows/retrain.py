@@ -15,6 +15,7 @@ from tasks.home import state_home
 from tasks.prepare import prepare
 from tasks.retention.prune import prune
 from tasks.retraining import decide, look, remember
+from tasks.warm_start.choosing import choose_start
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def _retrain(config: RunConfig, force: bool) -> RetrainingResult:
     prepared = prepare(config)
     decision = decide(config, prepared, force)
     if decision.verdict.trains:
-        pipeline = train_to_promotion(config, prepared, started)
+        start = choose_start(config, prepared)
+        pipeline = train_to_promotion(config, prepared, started, start)
         # Only now: a run that ends before has seen nothing, and the next one trains on its rows.
         remember(config, snapshot, prepared, decision, pipeline.version)
     else:

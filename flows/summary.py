@@ -72,7 +72,11 @@ def _rows(result: PipelineResult) -> str:
 
 def _training(result: PipelineResult) -> str:
     adapter = result.adapter
-    text = f"{adapter.steps} steps on {result.prepared.base_model.name} in {adapter.seconds:.0f} s"
+    began = f"from version {adapter.started_from} " if adapter.started_from else ""
+    text = (
+        f"{adapter.steps} steps {began}on {result.prepared.base_model.name} in "
+        f"{adapter.seconds:.0f} s"
+    )
     if adapter.reused:
         return f"{text} (reused)"
     return f"{text}, continued from step {adapter.resumed_from}" if adapter.resumed_from else text

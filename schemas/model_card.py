@@ -48,6 +48,8 @@ class ModelCard(Record):
 
     adapter_id: str
     steps: int
+    started_from: str | None = None
+    """Number of the version whose weights it was trained on from; None: the base model."""
     recipe: dict[str, str]
     """Settings of the training by the names of their configuration fields."""
 

@@ -73,6 +73,8 @@ class TrainedAdapter(Record):
     steps: int
     seconds: float
     resumed_from: int = 0
+    started_from: str | None = None
+    """Number of the version whose adapter it began from; None: from the base model."""
     reused: bool = False
 
 

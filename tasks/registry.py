@@ -27,6 +27,7 @@ from tasks.version_tags import (
     DATASET_TAG,
     PREPARED_TAG,
     PRUNED_TAG,
+    STARTED_FROM_TAG,
 )
 from tasks.versions import SERVING
 
@@ -152,6 +153,7 @@ def register_version(
                 PREPARED_TAG: prepared.prepared_id,
                 BASE_MODEL_TAG: prepared.base_model.name,
                 BASE_REVISION_TAG: prepared.base_model.revision,
+                **({STARTED_FROM_TAG: adapter.started_from} if adapter.started_from else {}),
             },
         )
         version = str(created.version)
@@ -217,9 +219,13 @@ def describe_version(
         f"| {HEADLINES[figure]} | {base} | {candidate} |"
         for figure, (base, candidate) in zip(HEADLINES, rows, strict=True)
     ]
+    began = adapter.started_from
+    trained = f"{adapter.steps} steps on {prepared.train_pairs} pairs"
+    if began:
+        trained = f"{adapter.steps} steps from version {began} on new pairs and some known ones"
     return (
-        f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps on "
-        f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
+        f"ORPO adapter for **{prepared.base_model.name}**, {trained} "
+        f"(data set `{prepared.dataset_id[:12]}`).\n\n"
         f"| on {evaluation.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

@@ -21,11 +21,13 @@ from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoin
 from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
 from orpo_pipeline.training.qlora import load_trainable
 from orpo_pipeline.training.ranks import told_by_first
+from orpo_pipeline.training.warm_start import load_start, rows_to_train
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
+from schemas.training_start import WarmStart
 
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
@@ -57,7 +59,9 @@ class Interrupted(Exception):
     """Training was asked to stop and has checkpointed."""
 
 
-def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
+def adapter_id(
+    config: RunConfig, prepared: PreparedData, plan: TrainingPlan, start: WarmStart | None = None
+) -> str:
     """Name of one logical training: all that decides the adapter's weights."""
     # How often it is saved and measured decides nothing about what is saved in the end.
     indifferent = {*DECIDED_BY_PLAN, "save_steps", "eval_pairs"}
@@ -67,6 +71,7 @@ def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) ->
             "lora": config.lora.model_dump(),
             "training": config.training.model_dump(exclude=indifferent),
             "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
+            "start": start and start.identity,
             "code": code_version("orpo_pipeline.training.train"),
         }
     )
@@ -121,6 +126,7 @@ def _train_and_publish(
         steps=newest_step(work),
         seconds=round(time.monotonic() - started, 1),
         resumed_from=resumed_from,
+        started_from=job.start.version if job.start else None,
     )
     with new_stage(folder) as temporary:
         if job.config.training.method == "full":
@@ -144,8 +150,12 @@ def run_engine(
     from transformers import AutoTokenizer, set_seed
 
     set_seed(job.config.training.seed)  # new adapters are drawn at random
+    model, rows = load_trainable(job.config, job.prepared.base_model, job.plan), None
+    if job.start is not None:
+        load_start(model, job.start, job.prepared.base_model)
+        rows = rows_to_train(job.prepared.path, job.home, job.start)
     run = EngineRun(
-        model=load_trainable(job.config, job.prepared.base_model, job.plan),
+        model=model,
         tokenizer=AutoTokenizer.from_pretrained(job.prepared.path / "tokenizer"),
         pairs=job.prepared.path,
         training=job.config.training,
@@ -153,6 +163,7 @@ def run_engine(
         work=job.home / "training" / job.adapter_id,
         on_step=on_step,
         should_stop=should_stop,
+        rows=rows,
         checkpoint=checkpoint,
     )
     return run, find_engine(job.plan.engine.value)(run)

@@ -1,7 +1,7 @@
 """Pruning against a real registry: which versions stay, and what one that is pruned still says."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,16 @@ from promoting import intended
 from registries import make_registry
 from rows import pair_row, write_rows
 from seen import seen, watermark
+from sites import WEIGHTS, Site, make_site
 
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.retention.use import InUse, in_use
 from orpo_pipeline.retraining.watermark import commit_watermark
-from orpo_pipeline.stages import is_complete, new_stage
+from orpo_pipeline.stages import is_complete
 from schemas.config import RunConfig
 from schemas.errors import UserError
-from schemas.promotion import FixedPair
-from schemas.results import PreparedData
 from schemas.retention import PruneResult
 from schemas.retention_config import RetentionConfig
-from schemas.serving import ServingSettings
-from tasks.home import mlflow_store
 from tasks.promotion import commit
 from tasks.promotion_history import append
 from tasks.promotion_requests import promote_by_hand
@@ -33,18 +30,7 @@ from tasks.retention.versions import delete_weights, sort_versions
 from tasks.row_deletion import versions_that_used
 from tasks.tracking import Tracker
 from tasks.version_tags import PRUNED_TAG
-from tasks.versions import SERVING, fetch_version, find_version
-
-WEIGHTS = "adapter_model.safetensors"
-SERVING_TEXT = ServingSettings(
-    base_model="base",
-    base_is_local=True,
-    base_name="base",
-    base_revision="r",
-    stop_token_ids=(1,),
-    dtype="float32",
-    quantization="none",
-).model_dump_json()
+from tasks.versions import fetch_version, find_version
 
 
 def versions_with_adapters(home: Path) -> Tracker:
@@ -76,66 +62,10 @@ def test_aliases_the_newest_the_last_training_and_a_promotion_under_way_stay(
     assert found.others == ()
 
 
-@dataclass(frozen=True)
-class Site:
-    """A state folder with versions, and the prepared data of the oldest and of the others."""
-
-    home: Path
-    config: RunConfig
-    old: PreparedData
-    new: PreparedData
-
-    def tracker(self) -> Tracker:
-        return Tracker(self.config.registry, self.home)
-
-    def register(self, number: int, prepared: PreparedData) -> str:
-        """A version with weights that nobody loads, its adapter and its evaluation."""
-        tracker, adapter = self.tracker(), f"adapter-{number}"
-        for folder in (f"adapters/{adapter}", f"evaluations/evaluation-{number}"):
-            with new_stage(self.home / folder) as temporary:
-                (temporary / WEIGHTS).write_bytes(bytes(10_000))
-        run_id = tracker.open_run(adapter)
-        tracker.client.set_tag(run_id, "orpo.recorded", f"evaluation-{number}")
-        tracker.client.set_tag(run_id, "orpo.prepared_id", prepared.prepared_id)
-        tracker.ensure_model("tiny")
-        files = {WEIGHTS: self.home / "adapters" / adapter / WEIGHTS}
-        texts = {SERVING: SERVING_TEXT, "README.md": "# Card"}
-        uri, model_id = tracker.log_model(run_id, files, texts, ("torch",))
-        tags = {"orpo.adapter_id": adapter, "orpo.prepared_id": prepared.prepared_id}
-        made = tracker.client.create_model_version(
-            "tiny", uri, run_id=run_id, model_id=model_id, tags=tags
-        )
-        pair = a_pair().model_dump_json()
-        tracker.client.log_text(run_id, pair, "promotion/fixed_pair.json")
-        tracker.finish_run(run_id)
-        return str(made.version)
-
-
-def a_pair() -> FixedPair:
-    logps = {"chosen_logp": -1.0, "rejected_logp": -2.0, "tolerance": 0.1}
-    ids = {"prompt_ids": (1,), "chosen_ids": (2,), "rejected_ids": (3,)}
-    return FixedPair.model_validate({"prompt": (), **ids, **logps})
-
-
 @pytest.fixture(scope="module")
 def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Version 1 of sixty rows, versions 2 and 3 of sixty others; 3 is the champion."""
-    folder = tmp_path_factory.mktemp("pruning")
-    home, source = folder / "home", folder / "pairs.jsonl"
-    config = RunConfig.model_validate(
-        {
-            "data": {"source": str(source), "eval_fraction": 0.3},
-            "chat": {"max_length": 128},
-            "model": {"base_model": str(tiny_model)},
-            "registry": {"model_name": "tiny", "tracking_uri": mlflow_store(home)},
-            "retention": {"keep_versions": 1, "keep_looks": 1, "unfinished_days": 0},
-        }
-    )
-    made = []
-    for first in (0, 200):
-        write_rows(source, [pair_row(number) for number in range(first, first + 60)])
-        made.append(prepare(config, home, lambda *_: None))
-    site = Site(home, config, *made)
+    site = make_site(tmp_path_factory.mktemp("pruning"), tiny_model, range(60), range(200, 260))
     for number, prepared in enumerate((site.old, site.new, site.new), start=1):
         assert site.register(number, prepared) == str(number)
     site.tracker().client.set_registered_model_alias("tiny", "champion", "3")
