@@ -43,6 +43,7 @@ from tasks.service_commands import prefect_server_command, server_environment
 MODEL = "soak"
 ATTEMPTS = 8  # a cycle; more means that it cannot recover
 CYCLE_SECONDS = 1500.0
+ENDING_SECONDS = 15.0  # for processes of a killed run to notice
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "soak.png"
 VICTIMS = ("flow", "stage")
 
@@ -64,6 +65,7 @@ class Soak:
     feed: Feed
     random: random.Random
     kill_share: float
+    server: psutil.Process
     usual_seconds: float = 40.0
 
     def cycle(self, day: int) -> Result:
@@ -92,6 +94,7 @@ class Soak:
             "attempts": attempt + 1,
             "seconds": round(seconds, 1),
             "peak_rss": peak,
+            "server_rss": _rss(self.server),
             "versions": versions(self.home),
             "rows": self.feed.rows(),
             **arrived,
@@ -134,12 +137,22 @@ class Soak:
         running = _query(self.home, "select count(*) from runs where status = 'RUNNING'")
         if running:
             raise Lost(f"day {day}: {running} MLflow runs are RUNNING")
-        left = [p for p in find_processes(self.home, lambda _: True) if p.is_running()]
-        if left:
-            raise Lost(f"day {day}: left behind: {[' '.join(p.cmdline()) for p in left]}")
+        deadline = time.monotonic() + ENDING_SECONDS
+        while left := self._left_behind():
+            if time.monotonic() > deadline:
+                raise Lost(f"day {day}: left behind: {left}")
+            time.sleep(0.5)
+
+    def _left_behind(self) -> list[str]:
+        """Processes of a retraining that has ended, and locks that one of them holds."""
+        left = [_command(process) for process in find_processes(self.home, lambda _: True)]
         for lock in (self.home / LOCK, *self.home.glob("training/*/lock")):
             with lock.open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    left.append(str(lock))
+        return left
 
     def _check_rows(self, day: int, trained: bool) -> None:
         newest = prepared_folders(self.home)[0]
@@ -268,14 +281,14 @@ def configuration(landing: Path, model: Path) -> Result:
 
 
 @contextmanager
-def prefect_server(home: Path, port: int) -> Iterator[dict[str, str]]:
-    """A Prefect server on the state folder; the environment of runs that use it."""
+def prefect_server(home: Path, port: int) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """A Prefect server on the state folder, and the environment of runs that use it."""
     environment = server_environment(home, port)
     (home / "prefect").mkdir(parents=True)
     with (home.parent / "prefect.log").open("w") as log:
         # Without the mark of a run: the cycles' own processes are what is counted.
         environment.pop(MARKER, None)
-        server = subprocess.Popen(
+        server = psutil.Popen(
             prefect_server_command(port), env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
@@ -284,7 +297,7 @@ def prefect_server(home: Path, port: int) -> Iterator[dict[str, str]]:
             if time.monotonic() > deadline or server.poll() is not None:
                 raise SystemExit("The Prefect server did not start: see prefect.log")
             time.sleep(0.5)
-        yield {**environment, "ORPO_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        yield server, {**environment, "ORPO_HOME": str(home), "OMP_NUM_THREADS": "1"}
     finally:
         server.terminate()
         server.wait(30)
@@ -304,10 +317,10 @@ def main() -> None:
         config.write_text(yaml.safe_dump(configuration(landing, folder / "model")))
         home = folder / "home"
         home.mkdir()
-        with prefect_server(home, given.port) as environment:
+        with prefect_server(home, given.port) as (server, environment):
             chance = random.Random(given.seed)
             feed = Feed(landing, random.Random(given.seed + 1))
-            soak = Soak(folder, home, config, environment, feed, chance, given.kill_share)
+            soak = Soak(folder, home, config, environment, feed, chance, given.kill_share, server)
             _run(soak, given, results)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     print(summarise(rows))

@@ -58,7 +58,8 @@ def draw(rows: Rows, path: Path) -> None:
     trained = [row for row in rows if row["trained"]]
     peaks = [row["peak_rss"] / MIB for row in trained]
     memory.plot([row["day"] for row in trained], peaks, ".-", label="flow and stages, peak")
-    memory.set(ylabel="MiB of memory (RSS), trainings", ylim=(0, None))
+    memory.plot(days, [row["server_rss"] / MIB for row in rows], label="Prefect's server")
+    memory.set(ylabel="MiB of memory (RSS)", ylim=(0, None))
     time.plot(days, [row["seconds"] for row in rows], ".-", label="a cycle, all attempts")
     killed = [row for row in rows if row["kills"]]
     marks = [row["day"] for row in killed], [row["seconds"] for row in killed]

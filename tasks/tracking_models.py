@@ -37,8 +37,8 @@ def download_version(uri: str, model_uri: str, folder: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder)))
 
 
-def delete_files(tracker: Tracker, version: str, names: Sequence[str]) -> int:
-    """Delete these of a version's adapter files from the artifact store; how many were there.
+def delete_files(tracker: Tracker, version: str, names: Sequence[str]) -> None:
+    """Delete these of a version's adapter files from the artifact store, as far as they are there.
 
     MlflowException where the store cannot delete.
     """
@@ -47,11 +47,9 @@ def delete_files(tracker: Tracker, version: str, names: Sequence[str]) -> int:
     name = tracker.config.model_name
     uri = tracker.client.get_model_version_download_uri(name, version)
     files = get_artifact_repository(uri, tracking_uri=tracker.uri, registry_uri=tracker.uri)
-    there = {Path(file.path).name: file.path for file in files.list_artifacts(ADAPTER.as_posix())}
-    wanted = [path for file, path in there.items() if file in names]
-    for path in wanted:
-        files.delete_artifacts(path)
-    return len(wanted)
+    for file in files.list_artifacts(ADAPTER.as_posix()):
+        if Path(file.path).name in names:
+            files.delete_artifacts(file.path)
 
 
 def load_version(folder: Path) -> Any:

@@ -70,8 +70,8 @@ def _keep_row_lists(home: Path, registered: frozenset[str], going: set[Path]) ->
 
 
 def _old_results(home: Path, config: RetentionConfig) -> Iterator[Path]:
-    """Of flow runs that nobody retries any more."""
-    given_up = time.time() - config.unfinished_days * DAY
+    """Of flow runs that nobody retries any more; this one's are younger than a day."""
+    given_up = time.time() - max(config.unfinished_days, 1) * DAY
     results = sorted(results_folder(home).glob("*"))  # a folder or a file for each
     yield from (result for result in results if newest_change(result) <= given_up)
 

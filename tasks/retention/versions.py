@@ -19,6 +19,8 @@ from tasks.versions import Version, all_pages, list_versions
 LARGE_FILES = (WEIGHTS, "tokenizer.json", "tokenizer.model")
 """What a pruned version loses. Its card, settings and chat template stay."""
 
+UNFINISHED = "from now on, "
+
 
 @dataclass(frozen=True)
 class RegisteredVersions:
@@ -68,20 +70,22 @@ def delete_weights(
     """Delete the others' weights; yields `MODEL/NUMBER` of each that lost them now.
 
     The tag is first: whoever sees no tag finds the weights. A promotion that began before is seen
-    after that, and then the version stays.
+    after that, and then the version stays. A prune that was killed in between leaves the tag
+    unfinished, and the next one goes on.
     """
     because = f"on {now_utc():%F}, as retention.keep_versions is {config.keep_versions}"
     for version in versions.others:
+        tag = version.name, version.number, PRUNED_TAG
+        if not version.tags.get(PRUNED_TAG, UNFINISHED).startswith(UNFINISHED):
+            continue
         model = _of_model(tracker, version.name)
-        known = PRUNED_TAG in version.tags
-        if not known:
-            tracker.client.set_model_version_tag(version.name, version.number, PRUNED_TAG, because)
-            if version.number in _named(model) | _aliased(model):
-                tracker.client.delete_model_version_tag(version.name, version.number, PRUNED_TAG)
-                continue
-        # A killed prune has tagged it and deleted nothing, or not all.
-        if delete_files(model, version.number, LARGE_FILES):
-            yield f"{version.name}/{version.number}"
+        tracker.client.set_model_version_tag(*tag, f"{UNFINISHED}{because}")
+        if version.number in _named(model) | _aliased(model):
+            tracker.client.delete_model_version_tag(*tag)
+            continue
+        delete_files(model, version.number, LARGE_FILES)
+        tracker.client.set_model_version_tag(*tag, because)
+        yield f"{version.name}/{version.number}"
 
 
 def _models(tracker: Tracker) -> Iterator[Tracker]:

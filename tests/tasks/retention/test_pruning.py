@@ -140,7 +140,7 @@ def test_deleted_weights_are_said_by_a_tag_and_nothing_promotes_them(
 ) -> None:
     tracker = site.tracker()
     # As a prune that was killed between tag and deletion leaves it.
-    tracker.client.set_model_version_tag("tiny", "1", PRUNED_TAG, "on a day")
+    tracker.client.set_model_version_tag("tiny", "1", PRUNED_TAG, "from now on, on a day")
     result = pruned(site, registered_adapters="delete")
     assert sorted(result.pruned_versions) == ["tiny/1", "tiny/2"]
     assert pruned(site, registered_adapters="delete").pruned_versions == ()
