@@ -56,7 +56,7 @@ def _retrain(config: RunConfig, force: bool) -> RetrainingResult:
         # Only now: a run that ends before has seen nothing, and the next one trains on its rows.
         remember(config, snapshot, prepared, decision, pipeline.version)
     else:
-        pipeline = None
+        start, pipeline = None, None
     return RetrainingResult(
-        snapshot=snapshot, prepared=prepared, decision=decision, pipeline=pipeline
+        snapshot=snapshot, prepared=prepared, decision=decision, start=start, pipeline=pipeline
     )

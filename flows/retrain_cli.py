@@ -32,6 +32,8 @@ def retrain(
     result = orpo_retrain(parsed, force)
     console.print(_sources(result.decision))
     console.print(escape(result.decision.because), soft_wrap=True)
+    if result.start is not None and parsed.retraining.start == "champion":
+        console.print(f"starts {result.start.because}", soft_wrap=True)
     if result.pipeline is not None:
         print_summary(result.pipeline, console)
     if result.pruned is not None and result.pruned.removed:

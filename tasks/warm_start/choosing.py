@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import polars as pl
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 
 from orpo_pipeline.data.forgotten import read_marks
 from orpo_pipeline.data.prepared_files import EVAL
@@ -28,7 +29,9 @@ def choose_start(config: RunConfig, prepared: PreparedData) -> TrainingStart:
     if config.retraining.start == "base":
         return FROM_BASE
     with registry(config.registry, state_home()) as tracker:
-        return find_start(tracker, config, prepared)
+        start = find_start(tracker, config, prepared)
+    create_markdown_artifact(f"The training starts {start.because}", key="training-start")
+    return start
 
 
 def find_start(tracker: Tracker, config: RunConfig, prepared: PreparedData) -> TrainingStart:

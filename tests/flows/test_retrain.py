@@ -171,8 +171,9 @@ def test_new_rows_are_counted_until_they_are_enough_and_then_trained_on(site: Si
     rows[7] = pair_row(107)  # edited
     write_rows(site.landing / "a.jsonl", rows[:59])  # the last one is gone
     write_rows(site.landing / "late.jsonl", [pair_row(number) for number in range(200, 203)])
-    said = site.run("retrain")
+    said = site.run("retrain", "--set", "retraining.start=champion")
     assert "trains: 4 new rows >= 4" in said
+    assert "starts from the base model, because there is no champion yet" in said
     table = " ".join(said.split())
     assert "landing │ 62 │ 3 │ 1 │ 1" in table
     assert [int(version.version) for version in site.versions()] == [1, 2]
@@ -206,6 +207,23 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     record = max(site.home.glob("prepared/*/record.json"), key=lambda p: p.stat().st_mtime)
     assert json.loads(record.read_text())["quarantined"] == {"forgotten": 1}
     assert "No longer forgotten" in site.run("forget", row_id[:12], "--undo")
+
+
+@pytest.mark.slow
+def test_a_retraining_goes_on_from_the_champion(site: Site) -> None:
+    site.run("retrain", "--force")
+    first = site.versions()[-1].version
+    site.run("promote", first, "--because", "a test")
+    write_rows(site.landing / "more.jsonl", [pair_row(number) for number in range(300, 310)])
+    asked = ("--set", "retraining.start=champion", "--set", "retraining.replay_share=0.5")
+    said = site.run("retrain", *asked)
+    assert f"starts from version {first}, on " in said and f"steps from version {first} on" in said
+    newest = site.versions()[-1]
+    assert int(newest.version) == int(first) + 1
+    assert newest.tags["orpo.started_from"] == first
+    run = site.client().get_run(newest.run_id)
+    assert run.data.tags["orpo.start"].startswith(f"from version {first}, on ")
+    assert "champion" in said  # measured against it, on old and new rows
 
 
 def test_data_is_announced_to_nobody_where_no_server_runs(
