@@ -43,7 +43,7 @@ class Feed:
             done |= self._change()
         for name in sorted(self.files)[:-DAYS_KEPT]:
             done["deleted"] += len(self.files.pop(name))
-            (self.folder / name).unlink()
+            (self.folder / name).unlink(missing_ok=True)
         return done
 
     def rows(self) -> int:

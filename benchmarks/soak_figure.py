@@ -3,6 +3,7 @@
 import json
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ def summarise(rows: Rows) -> str:
     trained = sum(row["trained"] for row in rows)
     lines = [
         f"{len(rows)} cycles: {trained} trained, {len(rows) - trained} skipped; "
-        f"{len(kills)} kills (flow {sum('flow' in kill for kill in kills)}, "
-        f"stage {sum('stage' in kill for kill in kills)}); "
+        f"{len(kills)} kills ({_by_kind(kills)}); "
         f"{sum(row['attempts'] for row in rows)} attempts; {rows[-1]['versions']} versions",
     ]
     for key, label in DISK.items():
@@ -43,6 +43,12 @@ def summarise(rows: Rows) -> str:
                 f"median {statistics.median(seconds):.0f} s a cycle without a kill"
             )
     return "\n".join(lines)
+
+
+def _by_kind(kills: list[str]) -> str:
+    """`flow 12, train 5`."""
+    counts = Counter(kill.partition(" ")[0] for kill in kills)
+    return ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
 
 
 def draw(rows: Rows, path: Path) -> None:
