@@ -1,4 +1,4 @@
-"""Where a soak takes place: a tiny model, a configuration, a Prefect server, and what is measured."""
+"""Where a soak takes place: a tiny model, its configuration, a Prefect server; and measures."""
 
 import sqlite3
 import subprocess
