@@ -158,7 +158,8 @@ def _damaged(home: Path) -> Iterator[Path]:
 
 def _adapters(home: Path, kept: Kept, old: Callable[[Path], bool]) -> Iterator[Path]:
     for folder in _inside(home / "adapters"):
-        if folder.name in kept.adapters:
+        # A whole model, which the train stage alone has made, is registered nowhere.
+        if folder.name in kept.adapters or any(folder.glob("model*.safetensors")):
             continue
         if folder.name in kept.registered or old(folder):
             yield folder

@@ -136,6 +136,9 @@ def test_unfinished_work_stays_for_its_days_and_registered_work_by_its_version(
     for name, days in (("kept", 90), ("registered", 0), ("open", 1), ("given-up", 15)):
         stage(tmp_path, f"adapters/{name}", days)
         stage(tmp_path, f"evaluations/e-{name}", days)
+    whole = stage(tmp_path, "adapters/whole")
+    (whole / "model.safetensors").touch()
+    made_before(whole, 90)
     for name, days in (("training-now", 1), ("left", 15), ("registered", 0)):
         folder = tmp_path / "training" / name / "checkpoint-2"
         folder.mkdir(parents=True)
