@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPEN ?=
 
-.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training bench-gate bench-memory bench-curves long-run clean
+.PHONY: help install demo test proofs check up screenshots bench-preparation bench-training bench-gate bench-memory bench-curves long-run soak clean
 
 help:                ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | column -t -s: -l 2
@@ -60,6 +60,9 @@ bench-curves: $(INSTALLED)  ## Speed and memory over lengths and pairs (BENCH="-
 
 long-run: $(INSTALLED)  ## Both engines' curves over 500 steps (BENCH="--source FILE")
 	$(BIN)/python benchmarks/long_run.py $(BENCH)
+
+soak: $(INSTALLED)   ## Many retrainings with kill -9 at random moments (BENCH="--cycles 20")
+	$(BIN)/python benchmarks/soak.py $(BENCH)
 
 clean:               ## Remove .venv and caches; the state folder stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

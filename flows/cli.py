@@ -16,6 +16,7 @@ from flows.doctor_cli import doctor
 from flows.lineage_cli import lineage
 from flows.model_cli import chat, export
 from flows.options import ConfigFile, Debug, Overrides
+from flows.prune_cli import prune
 from flows.registry_cli import promote, promotions, rollback
 from flows.retrain_cli import announce, forget, retrain
 from flows.start import start_flow, use_state_folder
@@ -44,6 +45,7 @@ app.command()(rollback)
 app.command()(retrain)
 app.command()(announce)
 app.command()(forget)
+app.command()(prune)
 
 
 @app.command()

@@ -5,9 +5,11 @@ import time
 from prefect import flow
 
 from orpo_pipeline.planning.overrides import refuse_full_training
+from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.training.out_of_memory import follow
 from schemas.config import RunConfig
 from schemas.results import PipelineResult, PreparedData
+from schemas.training_start import FROM_BASE, TrainingStart
 from tasks.evaluate import evaluate, refuse_impossible_evaluation, warn_of_closed_gate
 from tasks.home import state_home
 from tasks.judge import judge
@@ -27,8 +29,9 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
         config: every knob of the run; what is not given has its default.
     """
     started = time.monotonic()
-    refuse_early(config)
-    return train_to_promotion(config, prepare(config), started)
+    with in_use(state_home()):
+        refuse_early(config)
+        return train_to_promotion(config, prepare(config), started)
 
 
 def refuse_early(config: RunConfig) -> None:
@@ -40,13 +43,22 @@ def refuse_early(config: RunConfig) -> None:
     warn_of_closed_gate(config)
 
 
-def train_to_promotion(config: RunConfig, prepared: PreparedData, started: float) -> PipelineResult:
+def train_to_promotion(
+    config: RunConfig,
+    prepared: PreparedData,
+    started: float,
+    start: TrainingStart = FROM_BASE,
+) -> PipelineResult:
     """The steps after preparation, for every flow that trains.
 
-    `started`: when the flow began, on the monotonic clock.
+    Args:
+        config: of the run.
+        prepared: its data.
+        started: when the flow began, on the monotonic clock.
+        start: what the training begins from.
     """
     training_plan = plan(config, prepared)
-    adapter = train(config, prepared, training_plan)
+    adapter = train(config, prepared, training_plan, start)
     if adapter.forward_pass is not None:  # memory may have run out
         training_plan = follow(training_plan, adapter.forward_pass)
     evaluation = evaluate(config, prepared, training_plan, adapter)

@@ -32,8 +32,14 @@ def retrain(
     result = orpo_retrain(parsed, force)
     console.print(_sources(result.decision))
     console.print(escape(result.decision.because), soft_wrap=True)
+    if result.start is not None and parsed.retraining.start == "champion":
+        console.print(f"starts {result.start.because}", soft_wrap=True)
     if result.pipeline is not None:
         print_summary(result.pipeline, console)
+    if result.pruned is not None and result.pruned.removed:
+        folders = sum(removal.count for removal in result.pruned.removed)
+        freed = f"{result.pruned.bytes / 2**20:,.1f} MiB"
+        console.print(f"[bold]Pruned[/]    {folders:,} folders that nothing needs, {freed}")
 
 
 def announce(debug: Debug = False) -> None:

@@ -72,7 +72,11 @@ def _rows(result: PipelineResult) -> str:
 
 def _training(result: PipelineResult) -> str:
     adapter = result.adapter
-    text = f"{adapter.steps} steps on {result.prepared.base_model.name} in {adapter.seconds:.0f} s"
+    began = f"from version {adapter.started_from} " if adapter.started_from else ""
+    text = (
+        f"{adapter.steps} steps {began}on {result.prepared.base_model.name} in "
+        f"{adapter.seconds:.0f} s"
+    )
     if adapter.skipped_steps:
         text += f", {adapter.skipped_steps} left out (not finite)"
     if adapter.reused:

@@ -13,6 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
+from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.training.train import Interrupted
 from schemas.errors import PipelineError
 from schemas.jobs import JOB, Done, Event, Failed, Job, Metrics, PrepareJob, Progress, TrainJob
@@ -107,7 +108,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_sigterm)
     threading.Thread(target=watch_lifeline, daemon=True).start()
     try:
-        record = run_job(job, events, stop)
+        with in_use(job.home):  # a parent that was killed holds it no longer
+            record = run_job(job, events, stop)
     except PipelineError as error:
         traceback.print_exc()
         events.fail(error)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from schemas.evaluation_config import EvaluationConfig
 from schemas.gate_config import GateConfig
 from schemas.pairs import DefectCode, Severity
+from schemas.retention_config import RetentionConfig
 from schemas.retraining_config import RetrainingConfig
 from schemas.section import Section
 
@@ -303,3 +304,4 @@ class RunConfig(Section):
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
     retraining: RetrainingConfig = RetrainingConfig()
+    retention: RetentionConfig = RetentionConfig()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from schemas.config import RunConfig
 from schemas.plan import TrainingPlan
 from schemas.results import Champion, PreparedData, TrainedAdapter
+from schemas.training_start import WarmStart
 
 
 class Line(BaseModel):
@@ -33,6 +34,7 @@ class TrainJob(Line):
     prepared: PreparedData
     plan: TrainingPlan
     adapter_id: str
+    start: WarmStart | None = None
 
 
 class EvaluateJob(Line):

@@ -50,6 +50,8 @@ class ModelCard(Record):
     steps: int
     skipped_steps: int = 0
     """Steps that were left out because loss or gradient was not finite."""
+    started_from: str | None = None
+    """Number of the version whose weights it was trained on from; None: the base model."""
     recipe: dict[str, str]
     """Settings of the training by the names of their configuration fields."""
 

@@ -77,6 +77,8 @@ class TrainedAdapter(Record):
     """The plan's, or what became of it when memory ran out."""
     skipped_steps: int = 0
     """Steps that were left out because loss or gradient was not finite."""
+    started_from: str | None = None
+    """Number of the version whose adapter it began from; None: from the base model."""
     reused: bool = False
 
 

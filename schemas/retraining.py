@@ -7,6 +7,8 @@ from typing import Literal
 
 from schemas.record import Record
 from schemas.results import PipelineResult, PreparedData
+from schemas.retention import PruneResult
+from schemas.training_start import TrainingStart
 
 
 class SourceState(Record):
@@ -107,3 +109,7 @@ class RetrainingResult(Record):
     decision: RetrainingDecision
     pipeline: PipelineResult | None
     """None when it was skipped."""
+    start: TrainingStart | None = None
+    """What was trained from; None when it was skipped."""
+    pruned: PruneResult | None = None
+    """None when another run was at work, or pruning failed."""

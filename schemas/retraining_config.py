@@ -90,6 +90,15 @@ class RetrainingConfig(Section):
     """Probability of calling chance a drift, for each of the three: a few new rows differ from the
     known ones by chance alone."""
 
+    start: Literal["base", "champion"] = "base"
+    """What a training begins from: the base model, on all rows; or the champion's adapter, on the
+    rows that it has not seen and a share of those that it has. Without a champion it is the base
+    model, and the run says so."""
+
+    replay_share: float = Field(default=0.2, ge=0, le=1)
+    """With `start: champion`: share of the rows which the champion has seen that is trained on
+    again. Which ones is decided by content."""
+
     @field_validator("sources")
     @classmethod
     def _have_names_of_their_own(

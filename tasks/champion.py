@@ -33,13 +33,14 @@ def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
     """
     aliases = find_aliases(tracker) or {}
     for alias in (CHAMPION, PREVIOUS):
-        found = _describe(tracker, aliases[alias], alias) if alias in aliases else None
+        found = describe_version(tracker, aliases[alias], alias) if alias in aliases else None
         if found is None or found.adapter_id != candidate:
             return found
     return None
 
 
-def _describe(tracker: Tracker, version: str, alias: str) -> Champion:
+def describe_version(tracker: Tracker, version: str, alias: str) -> Champion:
+    """A version by its tags. Raises UserError where they do not say what it is."""
     name = tracker.config.model_name
     tags = tracker.client.get_model_version(name, version).tags
     missing = [tag for tag in (ADAPTER_TAG, BASE_MODEL_TAG, BASE_REVISION_TAG) if tag not in tags]

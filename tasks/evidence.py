@@ -16,7 +16,7 @@ from schemas.promotion import FixedPair, SmokeJob
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
 from tasks.tracking import Tracker
 from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, SHA256_TAG
-from tasks.versions import Version, list_versions
+from tasks.versions import Version, list_versions, require_unpruned
 
 FOLDER = "promotion"
 PAIR = "fixed_pair.json"
@@ -79,11 +79,12 @@ def store_decision(tracker: Tracker, run_id: str, decision: GateDecision, page: 
 
 
 def read_evidence(tracker: Tracker, version: str) -> Evidence:
-    """UserError when there is no such version, or it was registered without evidence.
+    """UserError when there is no such version, it was registered without evidence, or pruned.
 
     EnvironmentFault when its evidence cannot be read.
     """
     found = require_version(tracker, version)
+    require_unpruned(found)
     files = _read_folder(tracker, found.run_id) if found.run_id else {}
     sha256 = found.tags.get(SHA256_TAG)
     if found.run_id is None or PAIR not in files or sha256 is None:

@@ -49,6 +49,8 @@ def service_environment(home: Path) -> dict[str, str]:
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        # Flow runs and their logs go after 90 days, Prefect's default, once a server runs.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # of a live point; all are delivered at the end
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",

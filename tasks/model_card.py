@@ -64,6 +64,7 @@ def card_files(
         adapter_id=adapter.adapter_id,
         steps=adapter.steps,
         skipped_steps=adapter.skipped_steps,
+        started_from=adapter.started_from,
         recipe={
             name: value
             for name, value in sorted(params.items())

@@ -42,7 +42,7 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # appending, so that it can be cut while it is open
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

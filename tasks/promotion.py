@@ -18,8 +18,14 @@ from tasks.evidence import read_evidence, smoke_job
 from tasks.promotion_history import append, last_counted, now_utc, read_history, set_state
 from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
-from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS
-from tasks.versions import find_aliases, list_versions, read_aliases
+from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS, PRUNED_TAG
+from tasks.versions import (
+    find_aliases,
+    find_version,
+    list_versions,
+    read_aliases,
+    require_unpruned,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +81,7 @@ def commit(tracker: Tracker, promotion: Promotion) -> PromotionEntry:
         raise _moved(tracker, promotion.from_version)
     finished = finish(tracker, entry)
     if finished.state is PromotionState.ABANDONED:
+        require_unpruned(find_version(tracker, promotion.to_version))
         raise _moved(tracker, promotion.from_version)
     return finished
 
@@ -82,11 +89,13 @@ def commit(tracker: Tracker, promotion: Promotion) -> PromotionEntry:
 def finish(tracker: Tracker, entry: PromotionEntry) -> PromotionEntry:
     """Move the aliases of a promotion that is written down. Doing it twice changes nothing.
 
-    Abandoned when the champion is a third version by now, or the new one was deleted.
+    Abandoned when the champion is a third version by now, or the new one was deleted or pruned.
     """
     client, name, promotion = tracker.client, tracker.config.model_name, entry.promotion
     aliases = read_aliases(tracker)
-    versions = {version.number for version in list_versions(tracker)}
+    there = list_versions(tracker)
+    # Retention marks a version before it deletes weights and looks for promotions after that.
+    versions = {version.number for version in there if PRUNED_TAG not in version.tags}
     expected = (promotion.from_version, promotion.to_version)
     if aliases.get(CHAMPION) not in expected or promotion.to_version not in versions:
         return set_state(tracker, entry, PromotionState.ABANDONED)

@@ -21,7 +21,14 @@ from schemas.serving import ServingSettings
 from tasks.lineage import lineage_links, link_run_and_version
 from tasks.model_card import card_files
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
-from tasks.version_tags import BASE_MODEL_TAG, BASE_REVISION_TAG, DATASET_TAG, PREPARED_TAG
+from tasks.version_tags import (
+    BASE_MODEL_TAG,
+    BASE_REVISION_TAG,
+    DATASET_TAG,
+    PREPARED_TAG,
+    PRUNED_TAG,
+    STARTED_FROM_TAG,
+)
 from tasks.versions import SERVING
 
 ADAPTER_FILES = (
@@ -122,10 +129,9 @@ def register_version(
 ) -> tuple[str, bool]:
     """The version of this adapter and whether it was there already; logged and made if not."""
     name = tracker.config.model_name
-    tag = f"tags.`{ADAPTER_TAG}` = '{adapter.adapter_id}'"
-    found = tracker.client.search_model_versions(f"name = '{name}' and {tag}")
-    if found:
-        version = str(found[0].version)
+    found = version_of(tracker, adapter.adapter_id)
+    if found is not None:
+        version = found
     else:
         tracker.ensure_model(name)
         serving = serving_config(prepared, plan)
@@ -147,12 +153,21 @@ def register_version(
                 PREPARED_TAG: prepared.prepared_id,
                 BASE_MODEL_TAG: prepared.base_model.name,
                 BASE_REVISION_TAG: prepared.base_model.revision,
+                **({STARTED_FROM_TAG: adapter.started_from} if adapter.started_from else {}),
             },
         )
         version = str(created.version)
     describe(tracker, version, prepared, adapter, evaluation)
     link_run_and_version(tracker, run_id, version, prepared)
-    return version, bool(found)
+    return version, found is not None
+
+
+def version_of(tracker: Tracker, adapter_id: str) -> str | None:
+    """The version that has this adapter; not one whose weights retention has deleted."""
+    tag = f"tags.`{ADAPTER_TAG}` = '{adapter_id}'"
+    condition = f"name = '{tracker.config.model_name}' and {tag}"
+    same = tracker.client.search_model_versions(condition)
+    return next((str(one.version) for one in same if PRUNED_TAG not in one.tags), None)
 
 
 def describe(
@@ -205,9 +220,15 @@ def describe_version(
         for figure, (base, candidate) in zip(HEADLINES, rows, strict=True)
     ]
     left_out = f" ({adapter.skipped_steps} left out: not finite)" if adapter.skipped_steps else ""
+    trained = f"{adapter.steps} steps{left_out} on {prepared.train_pairs} pairs"
+    if adapter.started_from:
+        trained = (
+            f"{adapter.steps} steps{left_out} from version {adapter.started_from} on new pairs and "
+            "some known ones"
+        )
     return (
-        f"ORPO adapter for **{prepared.base_model.name}**, {adapter.steps} steps{left_out} on "
-        f"{prepared.train_pairs} pairs (data set `{prepared.dataset_id[:12]}`).\n\n"
+        f"ORPO adapter for **{prepared.base_model.name}**, {trained} "
+        f"(data set `{prepared.dataset_id[:12]}`).\n\n"
         f"| on {evaluation.pairs} held-out pairs | base model | this version |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"

@@ -1,6 +1,6 @@
 """Registered versions as a user of them sees them: found by alias, downloaded, loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,21 @@ def download_version(uri: str, model_uri: str, folder: Path) -> Path:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(folder)))
+
+
+def delete_files(tracker: Tracker, version: str, names: Sequence[str]) -> None:
+    """Delete these of a version's adapter files from the artifact store, as far as they are there.
+
+    MlflowException where the store cannot delete.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    name = tracker.config.model_name
+    uri = tracker.client.get_model_version_download_uri(name, version)
+    files = get_artifact_repository(uri, tracking_uri=tracker.uri, registry_uri=tracker.uri)
+    for file in files.list_artifacts(ADAPTER.as_posix()):
+        if Path(file.path).name in names:
+            files.delete_artifacts(file.path)
 
 
 def load_version(folder: Path) -> Any:

@@ -11,6 +11,7 @@ from schemas.config import RunConfig
 from schemas.jobs import Event, Metrics, Progress, TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import BaseModelRecord, PreparedData, TrainedAdapter
+from schemas.training_start import FROM_BASE, TrainingStart
 from tasks.champion import find_champion, require_same_base
 from tasks.data_report import DATA_REPORT, report_page
 from tasks.home import state_home
@@ -25,6 +26,8 @@ from tasks.train_child import train_in_child
 
 FORWARD_PASS_TAG = "orpo.forward_pass"
 """How much a forward pass holds, where memory ran out and it became less than the plan's."""
+START_TAG = "orpo.start"
+"""Of a run: what its training began from, and why."""
 
 
 def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> None:
@@ -41,23 +44,36 @@ def refuse_champion(tracker: Tracker, candidate: str, base: BaseModelRecord) -> 
 
 
 @task(**stage_task("train", timedelta(days=7)))
-def train(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> TrainedAdapter:
+def train(
+    config: RunConfig,
+    prepared: PreparedData,
+    plan: TrainingPlan,
+    start: TrainingStart = FROM_BASE,
+) -> TrainedAdapter:
     """Train, or continue after a crash, or reuse the finished adapter of the very same inputs."""
     home = state_home()
-    identity = adapter_id(config, prepared, plan)
+    identity = adapter_id(config, prepared, plan, start.warm)
     done = load_adapter(home, identity)
     if done is not None:
         # What a crash between publishing and tidying up has left.
         shutil.rmtree(home / "training" / identity, ignore_errors=True)
         return done
     require_idle(home, identity)  # before the run is opened, which another process may be filling
-    job = TrainJob(config=config, home=home, prepared=prepared, plan=plan, adapter_id=identity)
+    job = TrainJob(
+        config=config,
+        home=home,
+        prepared=prepared,
+        plan=plan,
+        adapter_id=identity,
+        start=start.warm,
+    )
     with (
         recorded_run(config.registry, home, identity) as (tracker, run_id),
         StageProgress("train") as progress,
     ):
         refuse_champion(tracker, identity, prepared.base_model)
         tracker.describe_run(run_id, config, prepared, plan)
+        tracker.client.set_tag(run_id, START_TAG, start.because)
         link = run_link(mlflow_address(tracker.uri, home), tracker.experiment_id(), run_id)
         create_markdown_artifact(f"Curves, data report and plan: {link}", key="mlflow-run")
         page = report_page(config, prepared, plan)

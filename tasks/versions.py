@@ -11,7 +11,7 @@ from orpo_pipeline.stages import file_sha256
 from schemas.errors import EnvironmentFault, UserError
 from schemas.serving import ServingSettings
 from tasks.tracking import Tracker
-from tasks.version_tags import SHA256_TAG
+from tasks.version_tags import PRUNED_TAG, SHA256_TAG
 
 SERVING = "serving.json"
 
@@ -119,15 +119,30 @@ def require_whole(name: str, version: str, weights: Path, registered: str | None
             f"{found}.",
             f"{registered}, as it was registered.",
             f"Restore {WEIGHTS} from a backup, or delete the version and run its configuration "
-            "again: the adapter is still in the state folder where it was trained.",
+            "again: of the newest versions the adapter is still in the state folder where it was "
+            "trained.",
+        )
+
+
+def require_unpruned(version: Version) -> None:
+    """Raise UserError for a version whose weights retention has deleted."""
+    if PRUNED_TAG in version.tags:
+        raise UserError(
+            f"The weights of {version.name} {version.label} were deleted: "
+            f"{version.tags[PRUNED_TAG]}.",
+            "a version whose weights are in the registry.",
+            "Choose another one, or run its configuration (config.yaml of its MLflow run) again: "
+            "that registers a new version.",
         )
 
 
 def fetch_version(tracker: Tracker, version: Version, folder: Path) -> tuple[Path, ServingSettings]:
     """The version's adapter folder, brought below `folder`, and what it needs to be served.
 
-    Raises EnvironmentFault when the registry no longer has its files as they were.
+    Raises UserError when retention has deleted its weights, EnvironmentFault when the registry no
+    longer has its files as they were.
     """
+    require_unpruned(version)
     target = mkdtemp(prefix=f"{version.number}-", dir=folder)
     adapter = tracker.download_adapter(version.number, Path(target))
     registered = version.tags.get(SHA256_TAG)

@@ -38,9 +38,15 @@ def read_pairs(
     split: str,
     columns: Sequence[str] = SIDES + TOKEN_COLUMNS,
     most: int | None = None,
+    only: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """The first `most` pairs of a split, by row id: `row_id` and the columns asked for."""
+    """The first `most` pairs of a split, by row id: `row_id` and the columns asked for.
+
+    `only`: ids of the rows that are wanted.
+    """
     index = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id", "shard", "position"])
+    if only is not None:
+        index = index.filter(pl.col("row_id").is_in(only.implode()))
     wanted = index.head(most) if most is not None else index
     parts = [
         read_shard_rows(folder / "shards" / shard_name(number), rows["position"], columns).hstack(

@@ -1,6 +1,5 @@
 """Rows by their ids in all prepared data of a state folder: which is meant, and who has it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import polars as pl
 
 from orpo_pipeline.data.explanation import SHORTEST_ID, prepared_folders
 from orpo_pipeline.data.forgotten import ROW_ID, read_marks
+from orpo_pipeline.data.lineage import prepared_stages, scan_rows
 from orpo_pipeline.data.prepared_files import DUPLICATES, EVAL, QUARANTINE, TRAIN
-from orpo_pipeline.data.publication import RECORD
+from orpo_pipeline.data.row_lists import row_lists
 from schemas.errors import UserError
 from schemas.pairs import DefectCode
 
@@ -41,12 +41,11 @@ def resolve_row_id(home: Path, wanted: str) -> str:
             "Copy the id from the data report, or ask `orpo-pipeline data explain FILE:ROW`.",
         )
     found = {row_id for row_id in read_marks(home) if row_id.startswith(beginning)}
-    for folder in prepared_folders(home):
-        for table in TABLES:
-            rows = pl.scan_parquet(folder / table).select("row_id")
-            found.update(
-                rows.filter(pl.col("row_id").str.starts_with(beginning)).collect()["row_id"]
-            )
+    prepared = [folder / table for folder in prepared_folders(home) for table in TABLES]
+    tables = [*map(pl.scan_parquet, prepared), *map(scan_rows, row_lists(home))]
+    for rows in tables:
+        begins = pl.col("row_id").str.starts_with(beginning)
+        found.update(rows.select("row_id").filter(begins).collect()["row_id"])
     if len(found) == 1:
         return found.pop()
     listed = ", ".join(sorted(found)[:LISTED])
@@ -60,13 +59,15 @@ def resolve_row_id(home: Path, wanted: str) -> str:
 
 
 def row_uses(home: Path, row_ids: set[str]) -> dict[str, RowUse]:
-    """By prepared id: which of the rows are trained on and evaluated on there."""
+    """By prepared id, pruned data too: which of the rows are trained on and evaluated on there."""
     uses = {}
-    for folder in prepared_folders(home):
-        prepared_id = json.loads((folder / RECORD).read_text(encoding="utf-8"))["prepared_id"]
+    for stage in prepared_stages(home):
         # Folders with one prepared id hold the same rows.
-        if prepared_id not in uses:
-            uses[prepared_id] = RowUse(*(_among(folder, side, row_ids) for side in (TRAIN, EVAL)))
+        if stage.prepared_id not in uses:
+            wanted = pl.col("row_id").is_in(sorted(row_ids))
+            found = scan_rows(stage.folder).filter(wanted).select("row_id", "split").collect()
+            sides = (found.filter(split=side)["row_id"] for side in (TRAIN, EVAL))
+            uses[stage.prepared_id] = RowUse(*map(frozenset, sides))
     return uses
 
 
@@ -81,8 +82,3 @@ def near_duplicates_of(home: Path, row_ids: set[str]) -> set[str]:
         rows = pl.scan_parquet(folder / QUARANTINE).filter(near & stays).select("row_id").collect()
         found.update(rows["row_id"].drop_nulls())
     return found - row_ids
-
-
-def _among(folder: Path, side: str, row_ids: set[str]) -> frozenset[str]:
-    rows = pl.scan_parquet(folder / f"{side}.parquet").select("row_id")
-    return frozenset(rows.filter(pl.col("row_id").is_in(sorted(row_ids))).collect()["row_id"])

@@ -34,11 +34,14 @@ class Watermark:
 
 def read_watermark(home: Path, model_name: str) -> Watermark | None:
     """The newest undamaged watermark of a model; None before the first training."""
-    for folder in reversed(_numbered(home, model_name)):
-        if is_complete(folder):
-            record = Trained.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-            return Watermark(record, pl.read_parquet(folder / ROWS))
-    return None
+    folder = _newest(home, model_name)
+    return Watermark(_read(folder), pl.read_parquet(folder / ROWS)) if folder else None
+
+
+def newest_training(home: Path, model_name: str) -> Trained | None:
+    """The same without its rows."""
+    folder = _newest(home, model_name)
+    return _read(folder) if folder else None
 
 
 def commit_watermark(home: Path, watermark: Watermark) -> None:
@@ -60,6 +63,14 @@ def commit_watermark(home: Path, watermark: Watermark) -> None:
 def nothing_seen() -> pl.DataFrame:
     """The rows before the first training."""
     return pl.DataFrame(schema=SEEN)
+
+
+def _newest(home: Path, model_name: str) -> Path | None:
+    return next(filter(is_complete, reversed(_numbered(home, model_name))), None)
+
+
+def _read(folder: Path) -> Trained:
+    return Trained.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
 
 
 def _numbered(home: Path, model_name: str) -> list[Path]:

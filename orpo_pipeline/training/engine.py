@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from schemas.config import TrainingConfig
 from schemas.plan import TrainingPlan
 
@@ -29,6 +31,8 @@ class EngineRun:
     work: Path
     on_step: StepMetrics
     should_stop: Callable[[], bool]
+    rows: pl.Series | None = None
+    """Ids of the rows to train on; None: all of the prepared data's training side."""
     checkpoint: Path | None = None
     """Of `work`, the one to go on from, whose files have been verified."""
 

@@ -24,11 +24,13 @@ from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
 from orpo_pipeline.training.out_of_memory import memory_faults
 from orpo_pipeline.training.qlora import load_trainable
 from orpo_pipeline.training.ranks import told_by_first
+from orpo_pipeline.training.warm_start import load_start, rows_to_train
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
 from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
+from schemas.training_start import WarmStart
 
 METRICS = "metrics.jsonl"
 RECORD = "record.json"
@@ -64,7 +66,9 @@ class Interrupted(Exception):
     """Training was asked to stop and has checkpointed."""
 
 
-def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) -> str:
+def adapter_id(
+    config: RunConfig, prepared: PreparedData, plan: TrainingPlan, start: WarmStart | None = None
+) -> str:
     """Name of one logical training: all that decides the adapter's weights."""
     # How often it is saved and measured decides nothing about what is saved in the end.
     # Nor what happens at a step that is not finite: nothing comes of a training that stops there.
@@ -75,6 +79,7 @@ def adapter_id(config: RunConfig, prepared: PreparedData, plan: TrainingPlan) ->
             "lora": config.lora.model_dump(),
             "training": config.training.model_dump(exclude=indifferent),
             "plan": {name: plan.choices()[name].value for name in DECISIVE_CHOICES},
+            "start": start and start.identity,
             "code": code_version("orpo_pipeline.training.train"),
         }
     )
@@ -132,6 +137,7 @@ def _train_and_publish(
         resumed_from=resumed_from,
         forward_pass=job.plan.forward_pass,
         skipped_steps=_skipped_steps(work),
+        started_from=job.start.version if job.start else None,
     )
     with new_stage(folder) as temporary:
         if job.config.training.method == "full":
@@ -158,7 +164,10 @@ def run_engine(
 
     set_seed(job.config.training.seed)  # new adapters are drawn at random
     with memory_faults("Loading the model", EnvironmentFault):
-        model = load_trainable(job.config, job.prepared.base_model, job.plan)
+        model, rows = load_trainable(job.config, job.prepared.base_model, job.plan), None
+        if job.start is not None:
+            load_start(model, job.start, job.prepared.base_model)
+            rows = rows_to_train(job.prepared.path, job.home, job.start)
     work = job.home / "training" / job.adapter_id
     run = EngineRun(
         model=model,
@@ -169,6 +178,7 @@ def run_engine(
         work=work,
         on_step=on_step,
         should_stop=should_stop,
+        rows=rows,
         checkpoint=checkpoint,
     )
     needed = partial(_checkpoint_bytes, model, work)

@@ -62,7 +62,7 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
     trainer = PreTokenizedORPOTrainer(
         model=run.model,
         args=arguments,
-        train_dataset=trl_dataset(run.pairs),
+        train_dataset=trl_dataset(run.pairs, run.rows),
         processing_class=run.tokenizer,
     )
     trainer.guard = StepGuard(run.training, run.pairs)
@@ -87,11 +87,11 @@ def trainer_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) 
     )
 
 
-def trl_dataset(prepared: Path) -> Any:
-    """The training pairs as the columns that TRL's collator reads: ids, masks, and labels."""
+def trl_dataset(prepared: Path, only: pl.Series | None = None) -> Any:
+    """The training pairs, or these, as the columns of TRL's collator: ids, masks, and labels."""
     from datasets import Dataset
 
-    rows = read_pairs(prepared, TRAIN, TOKEN_COLUMNS)
+    rows = read_pairs(prepared, TRAIN, TOKEN_COLUMNS, only=only)
     prompt = pl.col("prompt_ids")
     ignored = pl.lit(LABEL_IGNORED, pl.Int32).repeat_by(prompt.list.len())
     columns = [pl.int_range(pl.len()).alias(PAIR)]

@@ -104,6 +104,7 @@ def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "evaluation": {"generations": 1, "max_new_tokens": 4},
         "registry": {"experiment": "tests", "model_name": "tiny"},
         "retraining": {"sources": [source], "min_new_rows": 4},
+        "retention": {"keep_versions": 1, "keep_looks": 1, "unfinished_days": 0},
     }
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values))
@@ -176,8 +177,9 @@ def test_new_rows_are_counted_until_they_are_enough_and_then_trained_on(site: Si
     rows[7] = pair_row(107)  # edited
     write_rows(site.landing / "a.jsonl", rows[:59])  # the last one is gone
     write_rows(site.landing / "late.jsonl", [pair_row(number) for number in range(200, 203)])
-    said = site.run("retrain")
+    said = site.run("retrain", "--set", "retraining.start=champion")
     assert "trains: 4 new rows >= 4" in said
+    assert "starts from the base model, because there is no champion yet" in said
     table = " ".join(said.split())
     assert "landing │ 62 │ 3 │ 1 │ 1" in table
     assert [int(version.version) for version in site.versions()] == [1, 2]
@@ -185,6 +187,12 @@ def test_new_rows_are_counted_until_they_are_enough_and_then_trained_on(site: Si
     last = read_watermark(site.home, "tiny")
     assert last is not None and last.trained.version == "2"
     assert (last.rows.height, last.rows["accepted"].all()) == (62, True)
+    # Version 1 is no champion, and what it was made from went at the end of this retraining.
+    assert "Pruned" in said and "folders that nothing needs" in said
+    assert {f.name for f in (site.home / "snapshots").iterdir()} == {last.trained.snapshot_id}
+    for kind in ("adapters", "evaluations", "prepared"):
+        assert len(list((site.home / kind).iterdir())) == 1, kind
+    assert "Nothing to remove." in site.run("prune", "--dry-run")
 
 
 def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_out(
@@ -199,6 +207,7 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     said = " ".join(site.run("forget", row_id[:12], "--because", "asked by mail").split())
     assert f"Forgotten from now on: {row_id}" in said
     assert "│ tiny │ 2 │" in said and "│ tiny │ 1 │" in said
+    assert "unknown" not in said  # the rows of version 1 are listed still
     said = site.run("retrain", "--set", "retraining.max_age_days=1000")
     assert "skipped: 0 new rows < 4" in said
     record = max(site.home.glob("prepared/*/record.json"), key=lambda p: p.stat().st_mtime)
@@ -227,6 +236,23 @@ def test_restored_elsewhere_it_remembers_everything(site: Site) -> None:
 def promotions(site: Site) -> list[PromotionEntry]:
     config = RegistryConfig(tracking_uri=mlflow_store(site.home), model_name="tiny")
     return read_history(Tracker(config, site.home))
+
+
+@pytest.mark.slow
+def test_a_retraining_goes_on_from_the_champion(site: Site) -> None:
+    site.run("retrain", "--force")
+    first = site.versions()[-1].version
+    site.run("promote", first, "--because", "a test")
+    write_rows(site.landing / "more.jsonl", [pair_row(number) for number in range(300, 310)])
+    asked = ("--set", "retraining.start=champion", "--set", "retraining.replay_share=0.5")
+    said = site.run("retrain", *asked)
+    assert f"starts from version {first}, on " in said and f"steps from version {first} on" in said
+    newest = site.versions()[-1]
+    assert int(newest.version) == int(first) + 1
+    assert newest.tags["orpo.started_from"] == first
+    run = site.client().get_run(newest.run_id)
+    assert run.data.tags["orpo.start"].startswith(f"from version {first}, on ")
+    assert "champion" in said  # measured against it, on old and new rows
 
 
 def test_data_is_announced_to_nobody_where_no_server_runs(

@@ -22,7 +22,7 @@ def train_packed(run: EngineRun) -> int:
     """Train as `EngineRun` says. Raises UserError where a step is not finite."""
     if run.checkpoint and load_finished(run):
         return checkpoint_step(run.checkpoint)
-    trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN))
+    trainer = packed_trainer(run, read_tokens(run.pairs, TRAIN, run.rows))
     with packed_attention(causal_lm_of(run.model), attention_name(run.plan.attention.value)):
         return run_trainer(trainer, run)
 

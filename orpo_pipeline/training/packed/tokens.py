@@ -36,9 +36,9 @@ class PairTokens:
         return np.stack([np.diff(ends) for _, ends in self._columns], axis=1)
 
 
-def read_tokens(prepared: Path, split: str) -> PairTokens:
-    """The token ids of a split of the prepare stage, in the order of row ids."""
-    return PairTokens(read_pairs(prepared, split, TOKEN_COLUMNS))
+def read_tokens(prepared: Path, split: str, only: pl.Series | None = None) -> PairTokens:
+    """The token ids of a split of the prepare stage, or of these rows, in the order of row ids."""
+    return PairTokens(read_pairs(prepared, split, TOKEN_COLUMNS, only=only))
 
 
 def _flat(lists: pl.Series) -> tuple[np.ndarray, np.ndarray]:

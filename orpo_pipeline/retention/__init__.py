@@ -1,0 +1,1 @@
+"""What may go from the state folder: who uses it, what nothing needs, and its removal."""

@@ -1,0 +1,1 @@
+"""Retention where the registry and Prefect are: what must stay, and the task `prune`."""

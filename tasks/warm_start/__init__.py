@@ -1,0 +1,1 @@
+"""What a retraining begins from: the base model, or the champion."""
