@@ -13,6 +13,8 @@ import orjson
 EXACT = 2.0**63  # from here on a float may have been an integer
 # A key's end that the count below would miss, or a text's that it would take for one.
 UNUSUAL_END = re.compile(rb'"[ \t\r]+:|\\\\":')
+HINTS = (b" :", b"\t:", b"\r:", b'\\\\":')
+"""One is in every UNUSUAL_END: they are found ten times as fast."""
 
 
 def quickly_parsed(line: bytes) -> dict[str, Any] | None:
@@ -21,7 +23,9 @@ def quickly_parsed(line: bytes) -> dict[str, Any] | None:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(value, dict) or UNUSUAL_END.search(line):
+    if not isinstance(value, dict):
+        return None
+    if any(hint in line for hint in HINTS) and UNUSUAL_END.search(line):
         return None
     # Every key ends with `":`; within a text the quotation mark stands behind a backslash.
     keys = line.count(b'":') - line.count(b'\\":')
