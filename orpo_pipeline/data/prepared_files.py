@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orpo_pipeline.data.block_store import INDEX, ROWS, StoredBlock
+from orpo_pipeline.data.block_checks import INDEX, ROWS
+from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.checking import as_json
 from orpo_pipeline.stages import Entries, manifest_entries
 from schemas.frames import Quarantine

@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from orpo_pipeline.data.block_store import INDEX, StoredBlock
+from orpo_pipeline.data.block_checks import INDEX
+from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_column, read_few_rows
 from orpo_pipeline.data.relations.contradictions import contradiction_reasons
 from orpo_pipeline.data.relations.near_duplicates import (
