@@ -152,7 +152,9 @@ def row_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.Series:
     one that is forgotten: reports are kept with every run.
     """
     forgotten = rows["code"] == DefectCode.FORGOTTEN.value
-    texts = read_column(blocks, ROWS, "text", rows).set(forgotten, "")
+    texts = read_column(blocks, ROWS, "text", rows)
+    if forgotten.any():  # else a copy of all texts for nothing
+        texts = texts.set(forgotten, "")
     missing = rows.select("shard", "position").with_row_index().filter(texts.is_null())
     places: list[int] = []
     rebuilt: list[str] = []
