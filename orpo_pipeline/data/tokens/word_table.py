@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import regex
-from tokenizers import pre_tokenizers
 
 from orpo_pipeline.data.tokens.word_cuts import (
     END,
@@ -40,9 +39,11 @@ COMPOSING = range(0x1100, 0x1200)
 """Hangul jamo: letters that the normal form joins with the one before."""
 
 LARGEST = 1_000_000  # token ids in the table: about 60 MB with their words
-BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-END_AS_LETTER = BYTE_LEVEL.pre_tokenize_str(END)[0][0]  # no other byte is written so
 
+PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+HIDDEN = [byte for byte in range(0x100) if byte not in PRINTED]
+LETTERS = {byte: 0x100 + number for number, byte in enumerate(HIDDEN)}
+"""How byte-level models write the bytes that do not show; the others stand for themselves."""
 
 EncodeTexts = Callable[[list[str]], list[list[int]]]
 """Texts to token ids, adding no control tokens."""
@@ -148,10 +149,9 @@ class WordTable:
     def _learn(self, new: list[bytes]) -> None:
         """Have the tokenizer's model encode words that have just been numbered."""
         plain = [word for word in new if word not in self._marks]
-        # All words in one call: as the model knows them, with a letter for each byte.
-        joined = "".join(END + word.decode() for word in plain) or END
-        ((letters, _),) = BYTE_LEVEL.pre_tokenize_str(joined)
-        as_letters = iter(letters.split(END_AS_LETTER)[1:])
+        # All words at once: as the model knows them, with a letter for each byte.
+        letters = END.encode().join(plain).decode("latin-1").translate(LETTERS)
+        as_letters = iter(letters.split(chr(LETTERS[ord(END)])))
         found = [
             self._marks[word]
             if word in self._marks

@@ -18,7 +18,7 @@ from tokenizers import (
 
 from orpo_pipeline.data.tokens import word_table
 from orpo_pipeline.data.tokens.word_cuts import GPT2, PatternCuts
-from orpo_pipeline.data.tokens.word_table import WordTable
+from orpo_pipeline.data.tokens.word_table import LETTERS, WordTable
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -73,6 +73,12 @@ def test_the_known_patterns_are_encoded_by_table(name: str) -> None:
     backend, table = TABLES[name]
     assert table.in_use
     assert table.encode(SENTENCES) == whole(backend, SENTENCES)
+
+
+@given(st.text())
+def test_bytes_are_written_as_tokenizers_writes_them(text: str) -> None:
+    ((letters, _),) = WORDS_GIVEN.pre_tokenize_str(f"a{text}")
+    assert f"a{text}".encode().decode("latin-1").translate(LETTERS) == letters
 
 
 @pytest.mark.parametrize("name", CUT_BY)
