@@ -44,7 +44,7 @@ def _prepare_size(
                 "kind": "ours",
                 "source": str(where),
                 "home": str(folder / home),
-                "processes": 2,
+                "processes": None,
                 "max_length": 1024,
             }
         )
@@ -147,7 +147,7 @@ def show(results: list[Result]) -> None:
         "selection s",
     )
     sizes = ("publication s", "peak MiB (PSS)", "sum of RSS", "source MiB", "disk MiB")
-    show_table("Sizes, 2 processes", (*header, *sizes), rows)
+    show_table("Sizes, a process for each core", (*header, *sizes), rows)
     show_table(
         f"{BEYOND:.0%} new rows: seconds, and their share of the first preparation",
         ("rows", "new file: wall", "CPU", "appended: wall", "CPU", "equal to preparing afresh"),

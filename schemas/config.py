@@ -94,7 +94,7 @@ class DataConfig(Section):
     default unless it is named."""
 
     processes: int | None = Field(default=None, ge=1)
-    """Processes that check and tokenise. Unset: one for little data, else one a core."""
+    """Processes that check and tokenise. Unset: one for few new rows, else one a core."""
 
     @field_validator("max_rule_share")
     @classmethod

@@ -3,45 +3,37 @@
     blocks/SETTINGS/BLOCK/{index.parquet, rows.parquet, block.json, manifest.json}
     blocks/SETTINGS/files/SHA256SUFFIX/{blocks.json, manifest.json}
                                   the blocks of a file that was read to its end
+    blocks/SETTINGS/seen.json     which blocks need not be looked through again
 
 SETTINGS names everything else that decides a row: rules, tokenizer, template, lengths, code.
 """
 
 import json
+import math
 import multiprocessing
-import multiprocessing.connection
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import polars as pl
-import pyarrow.parquet as pq
-
+from orpo_pipeline.data.block_checks import SUMMARY, Check, Progress, start_process
 from orpo_pipeline.data.checking import RowChecker
 from orpo_pipeline.data.reading.detection import NO_DIALECT, BlockDialects, file_dialect
 from orpo_pipeline.data.reading.files import SUFFIXES, SourceFile
-from orpo_pipeline.data.reading.readers import Block, count_rows, read_blocks, require_unchanged
+from orpo_pipeline.data.reading.readers import read_blocks, require_unchanged
+from orpo_pipeline.data.seen_blocks import SeenBlocks
 from orpo_pipeline.data.source_hashes import SourceHashes
 from orpo_pipeline.data.tokens.chat_template import ChatFormat
 from orpo_pipeline.stages import fingerprint, is_complete, new_stage, remove_abandoned
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault
-from schemas.frames import PairRows
 
-INDEX, ROWS, SUMMARY = "index.parquet", "rows.parquet", "block.json"
-BLOCKS = "blocks.json"
-SMALL = 32 * 2**20  # bytes of source files below which starting processes costs more than it saves
-AHEAD = 2  # blocks that each other process has or waits for: they are held in memory
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is counted, how many are done, and how many there are (0: not known)."""
+BLOCKS, SEEN = "blocks.json", "seen.json"
+SMALL = 32 * 2**20  # bytes of new rows below which starting processes costs more than it saves
 
 Places = list[tuple[str, int]]
 """A file's blocks: name, and rows of the file before it."""
@@ -77,6 +69,8 @@ class BlockStore:
     """That the files were hashed with."""
     chat: ChatFormat | None = None
     """That of `model_folder`, where it is loaded already."""
+    trusting: bool = True
+    """Blocks that were found whole before are taken for whole, unless they were written to."""
 
     def check_files(
         self, files: dict[str, list[tuple[SourceFile, str]]], progress: Progress
@@ -87,9 +81,13 @@ class BlockStore:
         Raises UserError for a file that cannot be read or mixes dialects.
         """
         remove_abandoned(self.folder)
+        seen = SeenBlocks(self.folder / SEEN)
+        if not self.trusting:
+            seen.forget()
         given = [(file, sha, split) for split, found in files.items() for file, sha in found]
-        with self._checkers(files, progress) as check:
-            known = [self._known(*one) for one in given]
+        known = [self._known(*one, seen) for one in given]
+        unread = [file for blocks, (file, *_) in zip(known, given, strict=True) if blocks is None]
+        with self._checkers(unread, progress, seen) as check:
             places = [
                 None if blocks is not None else self._read(file, check)
                 for blocks, (file, _, _) in zip(known, given, strict=True)
@@ -101,16 +99,21 @@ class BlockStore:
                     blocks = self._in_one_dialect(file, split, read, check)
                     self._remember(file, sha256, blocks)
                 stored += blocks or ()
+        for block in stored:
+            seen.remember(block.folder)
+        seen.save()
         progress("rows checked", sum(block.rows for block in stored), 0)
         return stored
 
-    def _known(self, file: SourceFile, sha256: str, split: str) -> list[StoredBlock] | None:
+    def _known(
+        self, file: SourceFile, sha256: str, split: str, seen: SeenBlocks
+    ) -> list[StoredBlock] | None:
         """The blocks of a file that was read before; None when it was not, or one is damaged."""
         listed = self._list_folder(file, sha256)
         if not is_complete(listed):
             return None
         places = json.loads((listed / BLOCKS).read_text(encoding="utf-8"))
-        if not all(is_complete(self.folder / block) for block, _ in places):
+        if not all(seen.is_complete(self.folder / block) for block, _ in places):
             return None
         return [self._load(block, file.name, split, first_row) for block, first_row in places]
 
@@ -119,7 +122,7 @@ class BlockStore:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return StoredBlock(folder, file, split, first_row, **summary)
 
-    def _read(self, file: SourceFile, check: "Check") -> Places:
+    def _read(self, file: SourceFile, check: Check) -> Places:
         """The file's blocks; those that are not stored yet may still be under way."""
         places: Places = []
         for block in read_blocks(file):
@@ -129,7 +132,7 @@ class BlockStore:
         return places
 
     def _in_one_dialect(
-        self, file: SourceFile, split: str, places: Places, check: "Check"
+        self, file: SourceFile, split: str, places: Places, check: Check
     ) -> list[StoredBlock]:
         """The file's blocks, all read as one dialect: a block by itself may look like another."""
         blocks = [self._load(name, file.name, split, first_row) for name, first_row in places]
@@ -166,26 +169,26 @@ class BlockStore:
 
     @contextmanager
     def _checkers(
-        self, files: dict[str, list[tuple[SourceFile, str]]], progress: Progress
-    ) -> Iterator["Check"]:
+        self, unread: list[SourceFile], progress: Progress, seen: SeenBlocks
+    ) -> Iterator[Check]:
         processes = self.config.data.processes
-        if processes is None:
-            size = sum(file.path.stat().st_size for found in files.values() for file, _ in found)
-            processes = 1 if size < SMALL else os.cpu_count() or 1
+        size = sum(file.path.stat().st_size for file in unread)
+        spare = size - SMALL if processes is None else math.inf
+        processes = processes or os.cpu_count() or 1
         build = partial(RowChecker, self.config, self.model_folder, self.chat)
-        if processes == 1:
-            yield Check(build, progress)
+        if processes == 1 or spare < 0:
+            yield Check(build, progress, seen)
             return
         others = processes - 1
         pool = ProcessPoolExecutor(
             others,
             # Forking a process with threads, which polars and tokenizers have, may hang.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_process,
+            initializer=start_process,
             initargs=(partial(RowChecker, self.config, self.model_folder),),
         )
         try:
-            yield Check(build, progress, pool, others)
+            yield Check(build, progress, seen, pool, others, spare)
         except BrokenProcessPool as error:
             raise EnvironmentFault(
                 "A process that checks rows died, killed or out of memory.",
@@ -194,103 +197,3 @@ class BlockStore:
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-class Check:
-    """Checks blocks and stores them: in other processes, and here what those have no room for."""
-
-    def __init__(
-        self,
-        build: Callable[[], RowChecker],
-        progress: Progress,
-        pool: Executor | None = None,
-        others: int = 0,
-    ) -> None:
-        self._pool = pool
-        self._others = others
-        self._ahead = 1  # a process starts for seconds: until one has answered, this one works on
-        self._waiting: list[Future[int]] = []
-        self._build = cache(build)
-        self._progress = progress
-        self._rows = 0
-        self._seen: set[Path] = set()
-
-    def __call__(self, block: Block, folder: Path, read_as: str | None = None) -> None:
-        """Have the block checked, unless it is stored or under way."""
-        if folder in self._seen:
-            return
-        self._seen.add(folder)
-        self._collect()
-        if is_complete(folder):
-            self._count(count_rows(block))
-        elif self._pool is not None and len(self._waiting) < self._others * self._ahead:
-            self._waiting.append(self._pool.submit(_store_in_process, block, folder, read_as))
-        else:
-            self._count(store(self._build(), block, folder, read_as))
-
-    def wait(self) -> None:
-        """Until all blocks are stored. Raises what went wrong with one of them."""
-        wait(self._waiting, return_when=FIRST_EXCEPTION)
-        self._collect()
-
-    def _collect(self) -> None:
-        done = [future for future in self._waiting if future.done()]
-        self._waiting = [future for future in self._waiting if future not in done]
-        for future in done:
-            self._ahead = AHEAD
-            self._count(future.result())
-
-    def _count(self, rows: int) -> None:
-        self._rows += rows
-        self._progress("rows checked", self._rows, 0)
-
-
-def store(checker: RowChecker, block: Block, folder: Path, read_as: str | None = None) -> int:
-    """Check one block and publish it as a stage. Returns its number of rows."""
-    checked = checker.check(block, read_as)
-    rows, expected = checked.index.height, count_rows(block)
-    if rows != expected:
-        raise AssertionError(f"{block.file}: a block of {expected} rows gave {rows}")
-    pairs = pl.DataFrame(checked.rows).filter(checked.index["code"].is_null())
-    PairRows.validate(pairs, lazy=True)
-    with new_stage(folder) as temporary:
-        checked.index.write_parquet(temporary / INDEX, compression="zstd", compression_level=1)
-        pq.write_table(
-            checked.rows,
-            temporary / ROWS,
-            compression="zstd",
-            row_group_size=512,
-            use_dictionary=False,
-        )
-        summary = {
-            "rows": rows,
-            "dialects": checked.dialects,
-            "first": checked.first,
-        }
-        (temporary / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
-    return rows
-
-
-# The pool's processes: one checker each, made once. It is made for the first block and not when
-# the process starts, since an error there would only be a process that died.
-
-_checker: Callable[[], RowChecker]
-
-
-def _start_process(build: Callable[[], RowChecker]) -> None:
-    global _checker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _checker = cache(build)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _store_in_process(block: Block, folder: Path, read_as: str | None) -> int:
-    return store(_checker(), block, folder, read_as)

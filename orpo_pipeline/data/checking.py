@@ -174,10 +174,15 @@ def _readable(reason: str) -> str:
     return reason.encode(errors="backslashreplace").decode()
 
 
-def _answer_key(answer: Conversation) -> int:
-    """64 bits that are equal for answers equal in folded form."""
-    text = folded(answer[-1].content).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+def _key_and_marks(answer: Conversation) -> tuple[int, dict[str, int]]:
+    """64 bits that are equal for answers equal in folded form, and the answer's marks of format."""
+    text = answer[-1].content
+    same = folded(text)
+    digest = hashlib.blake2b(same.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # Folding has put one space between words; beyond ASCII it may make some of its own.
+    words = same.count(" ") + bool(same) if text.isascii() else None
+    marks = dict(zip(MARKS, format_marks(text, words), strict=True))
+    return int.from_bytes(digest, "big"), marks
 
 
 def _index(rows: list[_Row]) -> pl.DataFrame:
@@ -208,11 +213,10 @@ def _index(rows: list[_Row]) -> pl.DataFrame:
                 "prompt_tokens": len(tokens.prompt),
                 "chosen_tokens": len(tokens.chosen),
                 "rejected_tokens": len(tokens.rejected),
-                "chosen_key": _answer_key(pair.chosen),
-                "rejected_key": _answer_key(pair.rejected),
-                "chosen_marks": _marks(pair.chosen),
-                "rejected_marks": _marks(pair.rejected),
             }
+            for side in ("chosen", "rejected"):
+                key, marks = _key_and_marks(getattr(pair, side))
+                value |= {f"{side}_key": key, f"{side}_marks": marks}
             value["prompt_bands"], value["pair_bands"] = next(sketches)
         values.append(value)
     return pl.DataFrame(values, schema=ROW_INDEX)
@@ -220,10 +224,6 @@ def _index(rows: list[_Row]) -> pl.DataFrame:
 
 def _as_bytes(bands: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in np.ascontiguousarray(bands, dtype="<u8")]
-
-
-def _marks(answer: Conversation) -> dict[str, int]:
-    return dict(zip(MARKS, format_marks(answer[-1].content), strict=True))
 
 
 def _texts_and_ids(rows: list[_Row]) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from orpo_pipeline.data.block_store import INDEX
+from orpo_pipeline.data.block_checks import INDEX
 from orpo_pipeline.data.prepared_files import (
     DUPLICATES,
     EVAL,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from orpo_pipeline.data.block_store import BlockStore, Progress, StoredBlock
+from orpo_pipeline.data.block_checks import Progress
+from orpo_pipeline.data.block_store import BlockStore, StoredBlock
 from orpo_pipeline.data.inputs import BLOCKS, HELD_OUT, Inputs, find_inputs
 from orpo_pipeline.data.prepared_files import EVAL, QUARANTINE
 from orpo_pipeline.data.publication import KEPT, publish_prepared, read_record
@@ -37,12 +38,20 @@ def prepare(config: RunConfig, home: Path, progress: Progress) -> PreparedData:
     """
     inputs = find_inputs(config, home, lambda text: progress(text, 0, 0))
     inputs.hashes.save()
+    damaged = inputs.folder.exists()
     done = load_prepared(inputs)
     if done is not None:
         return done
     chat = load_chat_format(inputs.base_model.path, config.chat.template)
     checked = home / BLOCKS / inputs.settings
-    store = BlockStore(checked, config, inputs.base_model.path, inputs.hashes, chat)
+    store = BlockStore(
+        checked,
+        config,
+        inputs.base_model.path,
+        inputs.hashes,
+        chat,
+        trusting=not damaged,
+    )
     blocks = store.check_files(inputs.files, progress)
     if not any(block.rows for block in blocks):
         raise _no_rows(config)

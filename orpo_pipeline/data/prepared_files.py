@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orpo_pipeline.data.block_store import INDEX, ROWS, StoredBlock
+from orpo_pipeline.data.block_checks import INDEX, ROWS
+from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.checking import as_json
 from orpo_pipeline.stages import Entries, manifest_entries
 from schemas.frames import Quarantine
@@ -163,7 +164,9 @@ def row_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.Series:
     one that is forgotten: reports are kept with every run.
     """
     forgotten = rows["code"] == DefectCode.FORGOTTEN.value
-    texts = read_column(blocks, ROWS, "text", rows).set(forgotten, "")
+    texts = read_column(blocks, ROWS, "text", rows)
+    if forgotten.any():  # else a copy of all texts for nothing
+        texts = texts.set(forgotten, "")
     missing = rows.select("shard", "position").with_row_index().filter(texts.is_null())
     places: list[int] = []
     rebuilt: list[str] = []

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from prepared import (
 )
 from rows import pair_row, write_rows
 
-from orpo_pipeline.data.block_store import BlockStore, StoredBlock, store
+from orpo_pipeline.data import block_store
+from orpo_pipeline.data.block_checks import store
+from orpo_pipeline.data.block_store import BlockStore, StoredBlock
 from orpo_pipeline.data.checking import CheckedBlock, RowChecker
 from orpo_pipeline.data.reading import readers
 from orpo_pipeline.data.reading.files import SourceFile
@@ -275,6 +278,33 @@ def test_an_error_of_the_configuration_comes_out_of_the_processes(
     config = tiny_config(data={"processes": 2, "dialect": "nonsense"})
     with pytest.raises(UserError, match="There is no dialect 'nonsense'"):
         check(config, tiny_model, [path])
+
+
+def test_processes_start_only_where_enough_rows_are_new(
+    tiny_config: Callable[..., RunConfig],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed_over: list[object] = []
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *given: Any, **named: Any) -> Any:
+            handed_over.append(given)
+            return super().submit(*given, **named)
+
+    monkeypatch.setattr(block_store, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    path = write_rows(tmp_path / "rows.jsonl", GOOD[:24])
+    monkeypatch.setattr(block_store, "SMALL", path.stat().st_size + 1)
+    check(tiny_config(), tiny_model, [path])
+    assert not handed_over
+    write_rows(path, GOOD[:32])  # now the file is large enough, and what is new in it is not
+    assert len(check(tiny_config(), tiny_model, [path])) == 4
+    assert not handed_over
+    monkeypatch.setattr(block_store, "SMALL", 1)
+    check(tiny_config(), tiny_model, [write_rows(path, GOOD[1:17])])
+    assert handed_over
 
 
 def test_rows_are_counted_across_files_and_a_copy_is_checked_once(

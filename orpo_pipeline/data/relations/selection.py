@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from orpo_pipeline.data.block_store import INDEX, StoredBlock
+from orpo_pipeline.data.block_checks import INDEX
+from orpo_pipeline.data.block_store import StoredBlock
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_column, read_few_rows
 from orpo_pipeline.data.relations.contradictions import contradiction_reasons
 from orpo_pipeline.data.relations.near_duplicates import (
@@ -40,6 +41,8 @@ NARROW = (
     *("score_chosen", "score_rejected", "prompt_tokens", "chosen_tokens", "rejected_tokens"),
     *("chosen_key", "rejected_key", "chosen_marks", "rejected_marks"),
 )
+PLACE = ("shard", "position")
+ANSWERS = ("prompt_id", "chosen_key", "rejected_key")
 
 
 def load_rows(blocks: Sequence[StoredBlock]) -> pl.DataFrame:
@@ -104,14 +107,14 @@ class Selection:
         self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated, EVALUATED)
         self._withhold(DefectCode.HELD_OUT_BEFORE, barred, HELD_OUT_BEFORE)
         # After leakage: a training row that goes takes no evaluation row with it.
-        self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live()))
+        self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live(*ANSWERS)))
         self._take_out(DefectCode.NEAR_DUPLICATE, self._near_duplicates())
         self._take_out(DefectCode.OVERREPRESENTED_PROMPT, self._overrepresented())
         return self.rows
 
     def _withhold(self, code: DefectCode, prompt_ids: pl.Series, reason: str) -> None:
         """Take out the training rows whose group of prompts has one of `prompt_ids`."""
-        live = self._live()
+        live = self._live("prompt_id", "split", "group")
         withheld = live["prompt_id"].is_in(prompt_ids.drop_nulls().unique().implode())
         training = live["split"] == TRAIN
         self._take_out(code, leaking_reasons(live["group"], training, withheld, reason))
@@ -124,14 +127,14 @@ class Selection:
             reason=pl.when(listed).then(pl.lit(FORGOTTEN)).otherwise("reason"),
         )
 
-    def _live(self) -> pl.DataFrame:
-        return self.rows.with_row_index("row").filter(
-            pl.col("code").is_null() & ~pl.col("duplicate")
-        )
+    def _live(self, *columns: str) -> pl.DataFrame:
+        """These columns of the rows that are still in, and as `row` their numbers among all."""
+        live = pl.col("code").is_null() & ~pl.col("duplicate")
+        return self.rows.lazy().with_row_index("row").filter(live).select("row", *columns).collect()
 
     def _take_out(self, code: DefectCode, reasons: pl.Series) -> None:
         """`reasons`: one for each live row that must go, null for the others."""
-        live = self._live().select("row", new_reason=reasons.cast(pl.String))
+        live = self._live().with_columns(new_reason=reasons.cast(pl.String))
         found = live.filter(pl.col("new_reason").is_not_null())
         if found.is_empty():
             return
@@ -145,7 +148,7 @@ class Selection:
         ).drop("row", "new_reason")
 
     def _mark_duplicates(self) -> None:
-        live = self._live()
+        live = self._live("row_id", "split", "origin_file", "origin_row")
         repeated = live.filter(find_duplicates(live))["row"]
         self.rows = self.rows.with_columns(
             duplicate=pl.int_range(pl.len(), dtype=pl.UInt32).is_in(repeated.implode())
@@ -153,7 +156,7 @@ class Selection:
 
     def _near_duplicates(self) -> pl.Series:
         """A reason for each live row that says nearly what another one of its split says."""
-        live = self._live()
+        live = self._live("row_id", "split", *PLACE)
         order = _ranks(live["row_id"])
         # The sides' numbers keep an evaluation row from standing for a training row.
         judge = self._verdicts.remembering(partial(self._same_rows, live), live["row_id"])
@@ -173,11 +176,12 @@ class Selection:
         return np.isin(np.arange(len(pairs)), same)
 
     def _overrepresented(self) -> pl.Series:
-        return overrepresented_reasons(self._live(), self._config.max_pairs_per_prompt)
+        live = self._live("row_id", "prompt_id")
+        return overrepresented_reasons(live, self._config.max_pairs_per_prompt)
 
     def _group_prompts(self) -> None:
         """Number the groups of equal and near-equal prompts of the live rows."""
-        live = self._live()
+        live = self._live("prompt_id", *PLACE)
         prompts = live.unique("prompt_id", keep="first").sort("prompt_id")
         texts_of = partial(self._texts, prompts, side="prompt")
         same = partial(verify, texts_of=texts_of, threshold=self._config.near_duplicates)

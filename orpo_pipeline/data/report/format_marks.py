@@ -14,14 +14,16 @@ FENCES = ("```", "~~~")
 MOST = 65_535  # what 16 bits hold; an answer beyond that is not one
 
 
-def format_marks(text: str) -> tuple[int, int, int, int, int]:
+def format_marks(text: str, words: int | None = None) -> tuple[int, int, int, int, int]:
     """Counts of (list items, headings, code, bold, words) in an answer, each at most 65,535.
 
     Code is fenced blocks and `inline` spans. What stands in code is code: a `# comment` there is no
     heading and `**kwargs` is not bold. An unclosed fence runs to the end, as in CommonMark. Words
-    are separated by white space. Linear in the length of the text, whatever it holds.
+    are separated by white space; who has counted them gives `words`. Linear in the length of the
+    text, whatever it holds.
     """
-    words = len(text.split())
+    if words is None:
+        words = len(text.split())
     code = 0
     if "```" in text or "~~~" in text:
         text, code = _without_fences(text)

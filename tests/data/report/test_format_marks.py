@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orpo_pipeline.data.identity import folded
 from orpo_pipeline.data.report.format_marks import format_marks
 
 LISTS, HEADINGS, CODE, BOLD, WORDS = range(5)
@@ -136,3 +137,9 @@ def test_paragraphs_without_code_add_up(first: str, second: str) -> None:
 def test_a_megabyte_of_one_sign_is_counted(unit: str) -> None:
     text = unit * (2**20 // len(unit))
     assert all(0 <= count <= 65_535 for count in format_marks(text))
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=40))
+def test_words_of_an_ascii_text_can_be_counted_in_its_folded_form(text: str) -> None:
+    same = folded(text)
+    assert format_marks(text, same.count(" ") + bool(same)) == format_marks(text)
