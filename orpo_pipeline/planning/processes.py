@@ -24,7 +24,7 @@ def choose_processes(config: RunConfig, target: Probe, engine: Engine) -> Choice
     if target.kind not in ("cuda", "rocm"):
         return Choice(value=1, because=f"one process keeps {target.name} busy")
     if target.devices == 1:
-        return Choice(value=1, because="one GPU")
+        return Choice(value=1, because="there is one GPU")
     if engine == "trl" or training.method == "full":
         why = "trl" if engine == "trl" else "training.method full"
         return Choice(value=1, because=f"{target.devices} GPUs, but {why} uses one")

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orpo_pipeline.data.block_checks import ROWS
 from orpo_pipeline.data.block_store import BLOCKS as LISTED_BLOCKS
-from orpo_pipeline.data.block_store import ROWS
 from orpo_pipeline.data.inputs import BLOCKS
 from orpo_pipeline.data.lineage import prepared_stages
 from orpo_pipeline.data.row_lists import LINEAGE, is_row_list
