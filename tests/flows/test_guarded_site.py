@@ -294,9 +294,10 @@ def test_an_mlflow_server_that_passes_files_on_asks_for_the_login(
         for name, value in service_environment(site.home).items():
             monkeypatch.setenv(name, value)
         with recorded_run(config, tmp_path / "home", "adapter-p") as (tracker, run_id):
-            uri, _ = tracker.log_model(run_id, {weights.name: weights}, {}, [])
+            uri, model = tracker.log_model(run_id, {weights.name: weights}, {}, [])
             tracker.ensure_model("p")
-            version = tracker.client.create_model_version("p", uri, run_id=run_id).version
+            made = tracker.client.create_model_version("p", uri, run_id=run_id, model_id=model)
+            version = made.version
             found = tracker.download_adapter(version, tmp_path / "down")
             assert (found / weights.name).read_bytes() == weights.read_bytes()
         assert list((tmp_path / "files").rglob(weights.name))

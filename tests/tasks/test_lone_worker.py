@@ -56,6 +56,7 @@ def checkout(tmp_path: Path) -> Path:
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("ORPO_AUTH", LOGIN)
     listening = Listening(prefect_port=free_port())
+    (tmp_path / "server" / "prefect").mkdir(parents=True)  # SQLite does not make it
     environment = server_environment(tmp_path / "server", listening)
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
