@@ -1,5 +1,6 @@
 """Training on from a registered adapter: its weights first, the rows that are meant, bit-exact."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from schemas.training_start import WarmStart
 
 WEIGHTS = "adapter_model.safetensors"
 SECTIONS: dict[str, dict[str, Any]] = {
-    "training": {"max_steps": 4, "batch_size": 2, "save_steps": 2, "learning_rate": 1e-3},
+    # One pass over the rows, so that the number of steps says how many there are.
+    "training": {"max_steps": None, "batch_size": 6, "save_steps": 2, "learning_rate": 1e-3},
     "lora": {"dropout": 0.1, "r": 4},
 }
 
@@ -53,7 +55,8 @@ def warm_job(
     job = TrainJob(
         config=config, home=home, prepared=old, plan=plan_for(config, old), adapter_id="start"
     )
-    started = run(job)
+    started = tmp_path / "started"
+    build_model(job, moved=True).save_pretrained(started)
     stage = find_stage(prepared_home, old.dataset_id, old.prepared_id)
     assert stage is not None
     keep_row_list(home, stage_rows(old.path), {name: getattr(stage, name) for name in FACTS})
@@ -61,7 +64,7 @@ def warm_job(
     new = prepare(config, prepared_home, lambda *_: None)
     start = WarmStart(
         version="3",
-        path=started.path,
+        path=started,
         adapter_sha256="a",
         prepared_id=old.prepared_id,
         replay_share=0.5,
@@ -114,6 +117,9 @@ def test_it_begins_with_the_weights_of_the_version(warm_job: TrainJob) -> None:
 def test_stopped_and_resumed_equals_undisturbed(warm_job: TrainJob, tmp_path: Path) -> None:
     undisturbed = run(warm_job)
     assert undisturbed.started_from == "3"
+    rows = rows_to_train(warm_job.prepared.path, warm_job.home, start_of(warm_job))
+    assert undisturbed.steps == math.ceil(len(rows) / 6)
+    assert undisturbed.steps < math.ceil(warm_job.prepared.train_pairs / 6)
     weights = (undisturbed.path / WEIGHTS).read_bytes()
     assert weights != (start_of(warm_job).path / WEIGHTS).read_bytes()
     for kept in (undisturbed.path, warm_job.home / "training"):
