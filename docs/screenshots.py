@@ -49,7 +49,8 @@ def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
     mlflow, prefect = servers.mlflow_url, servers.prefect_api.removesuffix("/api")
     page = f"{mlflow}/#/experiments/{experiment_id}/runs/{run.info.run_id}"
     dataset = run.data.tags["orpo.dataset_id"]
-    flow_run = f"{prefect}/runs/flow-run/{newest_flow_run(servers.prefect_api)}"
+    runs_page = f"{prefect}/runs/flow-run"
+    flow_run = f"{runs_page}/{completed_runs(servers.prefect_api, 'orpo-pipeline')[0]['id']}"
     found = [
         View("mlflow-run", page, ("pairs/accuracy", "training.orpo_lambda", dataset), height=1700),
         View("mlflow-charts", f"{page}/model-metrics", ("drift", "kl"), height=1300),
@@ -79,6 +80,22 @@ def views(servers: ServersFile, experiment: str, model: str) -> list[View]:
     return found
 
 
+def retraining_views(servers: ServersFile) -> list[View]:
+    """The newest retraining that trained, and the newest that found nothing to do."""
+    assert servers.prefect_api is not None
+    page = f"{servers.prefect_api.removesuffix('/api')}/runs/flow-run"
+    newest: dict[str, str] = {}
+    for run in completed_runs(servers.prefect_api, "orpo-retrain"):
+        verdict = str(run["state"]["message"] or "").partition(":")[0]
+        newest.setdefault(verdict, run["id"])
+    tasks = {"trains": ("Completed", "train-", "promote-"), "skipped": ("Completed", "decide-")}
+    return [
+        View(f"retrain-{verdict}", f"{page}/{newest[verdict]}", words)
+        for verdict, words in tasks.items()
+        if verdict in newest
+    ]
+
+
 def finished_runs(experiment: str) -> tuple[str, list[Any]]:
     """Experiment id and its finished MLflow runs, newest first."""
     from mlflow import MlflowClient
@@ -101,12 +118,11 @@ def champion(model: str) -> tuple[str, str]:
     return str(found.version), str(found.run_id)
 
 
-def newest_flow_run(api: str) -> str:
-    """Id of the newest completed flow run of the main job."""
+def completed_runs(api: str, flow: str) -> list[dict[str, Any]]:
+    """Completed runs of a flow, newest first."""
     query = {
         "sort": "END_TIME_DESC",
-        "limit": 1,
-        "flows": {"name": {"any_": ["orpo-pipeline"]}},
+        "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
     request = urllib.request.Request(
@@ -115,7 +131,8 @@ def newest_flow_run(api: str) -> str:
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return str(json.load(answer)[0]["id"])
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
 
 
 def look(browser: Any, view: View) -> list[str]:
@@ -158,6 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--experiment", default="orpo-demo")
     parser.add_argument("--model", default="orpo-demo")
+    parser.add_argument("--retraining", action="store_true", help="Those of orpo-retrain alone.")
     parser.add_argument("--chromium", default=CHROMIUM, help="Path of the browser.")
     arguments = parser.parse_args()
     servers = running_servers(state_home())
@@ -169,7 +187,10 @@ def main() -> int:
         browser = playwright.chromium.launch(
             executable_path=arguments.chromium, args=["--no-sandbox"]
         )
-        for view in views(servers, arguments.experiment, arguments.model):
+        others = (
+            [] if arguments.retraining else views(servers, arguments.experiment, arguments.model)
+        )
+        for view in [*others, *retraining_views(servers)]:
             missing = look(browser, view)
             failed += bool(missing)
             print(f"{view.name}: {'does not show ' + ', '.join(missing) if missing else 'ok'}")
