@@ -1,5 +1,6 @@
 """`orpo-pipeline backup` and `restore`: the state folder in one file, and back."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,10 @@ from rich.markup import escape
 
 from flows.options import Debug
 from tasks.home import state_home
+from tasks.stores.artifacts import ARTIFACTS_VARIABLE
+from tasks.stores.database import DATABASE_VARIABLE
 
+ELSEWHERE = (DATABASE_VARIABLE, ARTIFACTS_VARIABLE, "MLFLOW_TRACKING_URI")
 GIB = 1 << 30
 
 
@@ -18,13 +22,16 @@ def backup(
     debug: Debug = False,
 ) -> None:
     """Write the state folder to FILE; servers and trainings may go on meanwhile."""
+    from tasks.backup.contents import RECORDS
     from tasks.backup.writing import write_backup
 
     home = state_home()
     written = write_backup(home, file.expanduser().resolve())
     _say(f"Backup of {home}: {written.files:,} files, {_size(written.content)}.")
-    if not written.databases:
-        _say("There is no database in it: where runs are recorded elsewhere, back that up, too.")
+    if RECORDS not in written.databases:
+        _say("MLflow's records are not in it: where they are elsewhere, back that up, too.")
+    for name in filter(os.environ.get, ELSEWHERE):
+        _say(f"What {name} names is not in it: back that up, too.")
     for stage in written.damaged:
         _say(f"Left out, because its files are not as they were written: {stage}")
     _say(f"{written.file} ({_size(written.size)}). It holds your data: keep it as private.")

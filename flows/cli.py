@@ -98,7 +98,7 @@ def up(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Start Prefect, MLflow and a worker, until Ctrl-C; only this machine reaches them."""
+    """Start Prefect, MLflow and a worker, until Ctrl-C; without --host for this machine alone."""
     from tasks.access.listening import Listening
     from tasks.servers import run_servers
 

@@ -1,23 +1,37 @@
 """Is a port free, and if not, who has it."""
 
+import errno
 import socket
 
 import psutil
 
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, UserError
 from tasks.process_group import owner_of
 
 HOST = "127.0.0.1"
 
 
 def require_free(port: int, server: str, option: str, host: str = HOST) -> None:
-    """Raise EnvironmentFault, naming the port and its owner, unless a server can listen on it."""
+    """Raise EnvironmentFault, naming the port and its owner, unless a server can listen on it.
+
+    UserError for a number that is no port, and for a host that is not this machine.
+    """
+    if not 0 < port < 1 << 16:
+        raise UserError(
+            f"{option} {port} is no port.", "a number from 1 to 65535.", f"Correct {option}."
+        )
     with socket.socket() as probe:
         # Without this, connections that closed a moment ago would count as "in use".
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(
+                    f"--host {host} is no address of this machine.",
+                    "a name or an IPv4 address of this machine, or 0.0.0.0 for all of them.",
+                    "Correct --host.",
+                ) from None
             raise EnvironmentFault(
                 f"Port {port} cannot be used for {server}: {error.strerror}; {_listener(port)}.",
                 f"a free port on {host}.",

@@ -32,7 +32,8 @@ def answers(url: str, timeout: float = 2) -> bool:
     try:
         with _opener.open(url, timeout=timeout) as response:
             return bool(response.status == 200)
-    except (OSError, HTTPException):  # OSError covers URLError, HTTPError and time-outs
+    except (OSError, HTTPException, ValueError):
+        # OSError covers URLError, HTTPError and time-outs; ValueError is of what is no URL.
         return False
 
 

@@ -1,4 +1,4 @@
-"""`up`: Prefect server, MLflow server and a worker, on this machine only, until Ctrl-C."""
+"""`up`: Prefect server, MLflow server and a worker on this machine, until Ctrl-C."""
 
 import fcntl
 import signal
@@ -16,6 +16,7 @@ from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
 from tasks.access.listening import Listening
 from tasks.access.mlflow_accounts import prepare_accounts
+from tasks.home import make_folder
 from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
@@ -62,12 +63,12 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
     """Run everything until a signal; call it from the main thread of a checkout's folder.
 
     Returns:
-        0 after Ctrl-C, SIGTERM or SIGHUP; 3 when a server could not start, or ended by itself too
-        often (what happened has then been printed).
+        0 after Ctrl-C, SIGTERM or SIGHUP; else, of an error that has been printed, its exit code:
+        3 when a server could not start, or ended by itself too often.
 
     Raises:
-        UserError: no `prefect.yaml` here, equal ports, or a host that needs a login.
-        EnvironmentFault: a port is taken, or another `up` runs on this state folder.
+        UserError: no `prefect.yaml` here, a port or host that cannot be, or one without its login.
+        EnvironmentFault: a port is taken, or another `up` runs on this state folder or databases.
     """
     home = home.resolve()
     console = Console()
@@ -258,7 +259,7 @@ def _require_checkout() -> None:
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
     """Hold the state folder's lock, which the kernel gives back however this process ends."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     with (home / "servers.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

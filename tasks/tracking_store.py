@@ -88,12 +88,21 @@ def _require_own_store(home: Path) -> None:
     else:
         require_databases(database, [MLFLOW])
         os.environ.update(database.client_environment())
+    require_bucket()
+
+
+def require_bucket() -> str | None:
+    """What ORPO_ARTIFACTS_URL names, and can be read; None where it is not set.
+
+    UserError for what it cannot be, EnvironmentFault for a bucket that does not let us in.
+    """
     artifacts = configured_artifacts()
     if artifacts is not None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with store_faults(artifacts, "Reading the artifact store"):
             get_artifact_repository(artifacts).list_artifacts()
+    return artifacts
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -1,6 +1,6 @@
 """Runs and pruning keep out of each other's way by one lock, which no dead process can hold.
 
-in-use.lock    shared by every run and every stage's process; exclusive while something is pruned
+in-use.lock    shared by every run, stage process and backup; exclusive while something is pruned
 """
 
 import fcntl
@@ -15,7 +15,7 @@ LOCK = "in-use.lock"
 
 
 class InUse(EnvironmentFault):
-    """A run is at work, and nothing may be removed."""
+    """A run or a backup is at work, and nothing may be removed."""
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def not_in_use(home: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(
-                f"A run is at work on {home}; nothing was pruned.",
-                "no run while files are removed.",
+                f"A run or a backup is at work on {home}; nothing was pruned.",
+                "neither while files are removed.",
                 "Wait until it has ended. A retraining prunes at its own end.",
             ) from None
         yield

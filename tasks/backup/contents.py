@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from orpo_pipeline.data.inputs import BLOCKS
+from orpo_pipeline.evaluation.judge.judge import STORE
 from orpo_pipeline.retraining.watermark import WATERMARKS
 from orpo_pipeline.stages import MANIFEST
 from schemas.errors import EnvironmentFault
@@ -27,23 +28,36 @@ LEFT_OUT = {
     "training": "a training that is not finished starts anew",
     "logs": "what happened, for people",
     "servers.json": "the `up` that runs now",
-    "servers.lock": "the `up` that runs now",
 }
-"""By name in the state folder, and why nothing is lost without it. Of Prefect's folder only the
-database is taken: results of tasks only save a repeated flow run the look at finished stages."""
+"""By name in the state folder, and why nothing is lost without it; nor without `*.lock` beside
+them. Of Prefect's folder only the database is taken: results of tasks only save a repeated flow run
+the look at finished stages."""
 
 MLFLOW, PREFECT = "mlflow", "prefect"
-DATABASES = (f"{MLFLOW}/mlflow.db", f"{PREFECT}/prefect.db")
-OF_DATABASES = (".db", ".db-wal", ".db-shm")
+RECORDS = f"{MLFLOW}/mlflow.db"
+DATABASES = (RECORDS, f"{PREFECT}/prefect.db", f"judgements/{STORE}")
+ACCOUNTS = f"{MLFLOW}/accounts.db"  # made anew at each start of `up`
+NO_PLAIN_FILES = {
+    f"{name}{ending}"
+    for name in (*DATABASES, ACCOUNTS)
+    for ending in ("", "-wal", "-shm", "-journal")
+}
 BUSY_SECONDS = 60.0
 
 
 def ordered_files(home: Path) -> tuple[list[Path], list[Path]]:
     """Files to copy before the databases, and after them; those of damaged stages, too."""
-    chosen = [path for path in sorted(home.iterdir()) if path.name not in LEFT_OUT]
+    chosen = [
+        path
+        for path in sorted(home.iterdir())
+        if path.name not in LEFT_OUT and path.suffix != ".lock"
+    ]
     first = [path for path in chosen if path.name == WATERMARKS]
     rest = [path for path in chosen if path.name not in (WATERMARKS, PREFECT)]
-    return list(_files(first)), list(_files(rest))
+    plain = (
+        file for file in _files(rest) if file.relative_to(home).as_posix() not in NO_PLAIN_FILES
+    )
+    return list(_files(first)), list(plain)
 
 
 def _files(paths: list[Path], hidden: bool = False) -> Iterator[Path]:
@@ -55,7 +69,7 @@ def _files(paths: list[Path], hidden: bool = False) -> Iterator[Path]:
             if not path.name.endswith(".damaged"):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     yield from _files(sorted(path.iterdir()), hidden or path.name == MLFLOW)
-        elif path.is_file() and not path.name.endswith(OF_DATABASES):
+        elif path.is_file():
             yield path
 
 

@@ -34,7 +34,7 @@ class Restored(Record):
 
 
 def restore_backup(file: Path, home: Path) -> Restored:
-    """Unpack beside `home`, verify every file, every stage and both databases, then rename.
+    """Unpack beside `home`, verify every file, every stage and every database, then rename.
 
     Raises UserError when the state folder has something in it, or the file is no backup;
     EnvironmentFault when the backup is damaged or the disk fails.

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.stages import first_damage
 from schemas.errors import EnvironmentFault, UserError
 from schemas.record import Record
@@ -59,7 +60,8 @@ def write_backup(home: Path, file: Path) -> Written:
         home=str(home),
         versions={name: version(name) for name in PACKAGES},
     )
-    with _disk_faults(file), new_archive(file, index) as archive:
+    # Pruned meanwhile, files that the copied databases name would be missing.
+    with in_use(home), _disk_faults(file), new_archive(file, index) as archive:
         copied, damaged = _fill(archive, home, file.parent)
     return Written(
         file=file,
@@ -115,6 +117,6 @@ def _disk_faults(file: Path) -> Iterator[None]:
         full = " The disk is full." if error.errno == errno.ENOSPC else ""
         raise EnvironmentFault(
             f"Writing the backup {file} failed: {error}.{full}",
-            "a folder that can be written, with space for the backup and a copy of both databases.",
-            "Free space, or name a file on another disk. Nothing half-written is left.",
+            "a folder that can be written, with space for the backup and a copy of the databases.",
+            "Mend what the message names, or name a file elsewhere. Nothing half-written is left.",
         ) from error

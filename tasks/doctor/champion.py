@@ -12,6 +12,8 @@ from schemas.findings import Finding
 from tasks.home import mlflow_database, mlflow_store
 from tasks.promotion import lost_champion
 from tasks.promotion_history import read_history
+from tasks.stores.database import MLFLOW, configured_database
+from tasks.stores.postgresql import is_new
 from tasks.tracking_models import registry
 from tasks.tracking_store import tracking_uri
 from tasks.version_tags import CHAMPION
@@ -21,10 +23,9 @@ from tasks.versions import fetch_version, find_aliases, find_version
 def check_champion(config: RegistryConfig, home: Path) -> Finding:
     """Fetch its adapter as a run does, and look at every weight. Nothing is made or mended."""
     what, name = "champion", config.model_name
-    uri = tracking_uri(config, home)
-    if uri == mlflow_store(home) and not mlflow_database(home).is_file():
-        return Finding.ok(what, f"{name} is not registered yet")
     try:
+        if tracking_uri(config, home) == mlflow_store(home) and not _has_tables(home):
+            return Finding.ok(what, f"{name} is not registered yet")
         with registry(config, home) as tracker, TemporaryDirectory() as scratch:
             aliases = find_aliases(tracker)
             if aliases is None:
@@ -48,3 +49,11 @@ def check_champion(config: RegistryConfig, home: Path) -> Finding:
             f"Set {BASE_VARIABLE} to a folder with these weights, to serve or promote it.",
         )
     return Finding.ok(what, f"{found}, its base model is {base}")
+
+
+def _has_tables(home: Path) -> bool:
+    """Whether the store is there. Opening it would make it."""
+    database = configured_database()
+    if database is None:
+        return mlflow_database(home).is_file()
+    return not is_new(database, MLFLOW)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from schemas.findings import Finding
-from tasks.home import mlflow_database
+from tasks.home import mlflow_database, prefect_database
 
 LOOK_SECONDS = 4.0
 STEPS = 100_000  # of SQLite's machine between two looks at the clock
@@ -42,7 +42,7 @@ def databases(home: Path) -> tuple[Database, Database]:
         ),
         Database(
             "prefect",
-            home / "prefect" / "prefect.db",
+            prefect_database(home),
             "server/database/_migrations/versions/sqlite",
             f"{up}, as the next run does.",
         ),

@@ -15,8 +15,12 @@ from tasks.doctor.machine import check_clock, check_packages, check_python, desc
 from tasks.doctor.model import check_base_model
 from tasks.doctor.services import check_servers
 from tasks.doctor.state_folder import check_disk, check_leftovers, check_unfinished, check_writable
+from tasks.doctor.stores import check_bucket, check_postgresql
 from tasks.doctor.training import check_nf4, check_plan, disk_needs, predict_time
+from tasks.home import mlflow_store
 from tasks.probe import probe_in_child, try_in_child
+from tasks.stores.database import configured_database
+from tasks.tracking_store import tracking_uri
 
 
 def examine(config: RunConfig, home: Path) -> Iterator[Finding]:
@@ -58,11 +62,21 @@ def check_training(config: RunConfig, known: Known) -> Iterator[Finding]:
 
 
 def check_recorded(config: RunConfig, home: Path) -> Iterator[Finding]:
-    """The databases, and the champion where they can be read."""
+    """The databases and the bucket, and the champion where they can be read."""
     sound = True
-    for database in databases(home):
-        for finding in check_database(database):
-            sound = sound and finding.level is Level.OK
-            yield finding
+    for finding in _stores(config, home):
+        sound = sound and finding.level is Level.OK
+        yield finding
     if sound:
         yield check_champion(config.registry, home)
+
+
+def _stores(config: RunConfig, home: Path) -> Iterator[Finding]:
+    postgresql = configured_database()
+    if postgresql is not None:
+        yield check_postgresql(postgresql)
+    else:
+        for database in databases(home):
+            yield from check_database(database)
+    if tracking_uri(config.registry, home) == mlflow_store(home):  # a server has its own bucket
+        yield from check_bucket()

@@ -1,6 +1,5 @@
 """Servers: those of `up`, and those that the environment or the configuration names."""
 
-import json
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -75,7 +74,7 @@ def _ask(package: str, address: str, url: str, fix: str, what: str = "") -> Find
     except EnvironmentFault as error:
         reason = without_password(error.found)
         return Finding.error(what, f"{shown} does not answer: {reason}", fix)
-    found = json.loads(said) if said.startswith('"') else said
+    found = said.strip('"')  # Prefect's is JSON
     here = version(package)
     if found != here:
         return Finding.warning(

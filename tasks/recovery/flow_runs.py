@@ -17,6 +17,9 @@ CUT_OFF = "Cut off"
 CONTINUED, STOPPED, GIVEN_UP = "Resuming", "Stopped", "GivenUp"
 """Our names of states. Prefect cancels a `Resuming` run at once, since it has no process yet."""
 
+OUR_FLOWS = "orpo-"
+"""What the names of our flows have in common."""
+
 BY_A_PERSON = ("Scheduled", "AwaitingRetry")
 """Names of states in which Prefect's own commands and pages start a run, or start it again."""
 
@@ -58,7 +61,8 @@ def crash_silent_runs(api: str, silence: timedelta, timeout: float = 60) -> int:
     """End the runs of `orpo-pipeline run` whose process has given no sign of life for so long.
 
     They have no worker that would report their end. Prefect's engine sends a heartbeat every half
-    minute (PREFECT_FLOWS_HEARTBEAT_FREQUENCY). Returns how many.
+    minute (PREFECT_FLOWS_HEARTBEAT_FREQUENCY, which we set: flows of others may be silent).
+    Returns how many.
     """
     before = (datetime.now(UTC) - silence).isoformat()
     wanted = {
@@ -66,7 +70,8 @@ def crash_silent_runs(api: str, silence: timedelta, timeout: float = 60) -> int:
         "deployment_id": {"is_null_": True},
         "start_time": {"before_": before},
     }
-    runs = call(api, "POST", "/flow_runs/filter", {"flow_runs": wanted}, timeout)
+    body = {"flow_runs": wanted, "flows": {"name": {"like_": OUR_FLOWS}}}
+    runs = call(api, "POST", "/flow_runs/filter", body, timeout)
     silent = [run for run in runs if not _gave_sign(api, run, before, timeout)]
     for run in silent:
         _crash_tasks(api, run)

@@ -306,10 +306,14 @@ def set_state(up: Up, run: str, state: dict[str, str]) -> None:
 
 
 def test_a_run_without_worker_is_ended_when_it_is_silent(up: Up) -> None:
-    """Two runs as `orpo-pipeline run` makes them: one process sends heartbeats, one is gone."""
-    flow = prefect_api.call(up.api, "POST", "/flows/", {"name": "outside"})["id"]
-    body = {"flow_id": flow, "state": {"type": "RUNNING"}}
-    gone, heard = (prefect_api.call(up.api, "POST", "/flow_runs/", body)["id"] for _ in range(2))
+    """As `orpo-pipeline run` makes them: one sends heartbeats, one is gone. A third is not ours."""
+
+    def start(name: str) -> str:
+        flow = prefect_api.call(up.api, "POST", "/flows/", {"name": name})["id"]
+        body = {"flow_id": flow, "state": {"type": "RUNNING"}}
+        return str(prefect_api.call(up.api, "POST", "/flow_runs/", body)["id"])
+
+    gone, heard, foreign = start("orpo-promote"), start("orpo-promote"), start("somebody-s")
     with closing(sqlite3.connect(up.home / "prefect" / "prefect.db", timeout=20)) as connection:
         connection.execute(
             "UPDATE flow_run SET start_time = '2026-01-01 00:00:00.000000' "
@@ -326,7 +330,8 @@ def test_a_run_without_worker_is_ended_when_it_is_silent(up: Up) -> None:
     known = {"filter": {"resource": {"id": [beat["resource"]["prefect.resource.id"]]}}}
     wait_for(lambda: prefect_api.call(up.api, "POST", "/events/filter", known)["events"], 20)
     assert crash_silent_runs(up.api, timedelta(minutes=10)) == 1
-    assert (up.run_state(gone), up.run_state(heard)) == ("CRASHED", "RUNNING")
+    states = [up.run_state(run) for run in (gone, heard, foreign)]
+    assert states == ["CRASHED", "RUNNING", "RUNNING"]
 
 
 @pytest.fixture

@@ -16,8 +16,12 @@ import pytest
 from versions import Versions
 
 from orpo_pipeline.adapter_files import WEIGHTS
+from orpo_pipeline.evaluation.judge.endpoint import Usage
+from orpo_pipeline.evaluation.judge.verdict_store import open_verdicts
+from orpo_pipeline.retention.use import not_in_use
 from orpo_pipeline.stages import file_sha256, new_stage
 from schemas.errors import EnvironmentFault, UserError
+from schemas.judgement import Verdict
 from tasks.backup.archive import Index, new_archive
 from tasks.backup.contents import LEFT_OUT
 from tasks.backup.restoring import restore_backup
@@ -45,10 +49,10 @@ while True:
     client.log_metric(run.run_id, "busy", number, step=number)
     with new_stage(home / "adapters" / f"busy-{number}") as folder:
         (folder / "weights").write_bytes(bytes(1000) * number)
-    if number > 4:  # as a retention policy does
-        old = home / "adapters" / f"busy-{number - 4}"
+    if number > 30:  # as a retention policy does; more than are made while the backup copies one
+        old = home / "adapters" / f"busy-{number - 30}"
         shutil.rmtree(old.rename(old.with_name(f".{old.name}.1.gone")))
-    if number == 6:
+    if number == 32:
         print("busy", flush=True)
 """
 
@@ -101,8 +105,8 @@ def test_while_others_write_it_is_whole_and_another_folder_can_be_used(
         (points,) = database.execute("select count(*) from metrics where key = 'busy'").fetchone()
     stages = home.glob("adapters/busy-*/manifest.json")
     newest = max(int(stage.parent.name.removeprefix("busy-")) for stage in stages)
-    assert 6 <= points <= newest + 1, "databases first: what they name had been written before"
-    assert not any((home / name).exists() for name in LEFT_OUT)
+    assert 32 <= points <= newest + 1, "databases first: what they name had been written before"
+    assert not any((home / name).exists() for name in LEFT_OUT) and not list(home.glob("*.lock"))
     assert not list(home.rglob(".half*")) and (home / "forgotten.json").read_text() == "{}"
 
     shutil.move(state, hidden := state.with_name("hidden"))  # nothing may still be read from there
@@ -209,6 +213,40 @@ def test_a_state_folder_with_something_in_it_is_not_touched(small: Path, tmp_pat
     empty.mkdir()
     restore_backup(tmp_path / "b.tar", empty)
     assert (empty / "adapters" / "one" / "weights").is_file()
+
+
+def test_verdicts_are_taken_as_they_were_at_one_instant(small: Path, tmp_path: Path) -> None:
+    """A judge's answers cost money; here one is being written while the backup is made."""
+    store = small / "judgements" / "verdicts.sqlite"
+    usage = Usage(prompt_tokens=1, completion_tokens=1)
+    with open_verdicts(store) as verdicts:
+        verdicts.keep("paid", Verdict.FIRST, usage)
+        verdicts.connection.execute("BEGIN IMMEDIATE")
+        verdicts.connection.execute("DELETE FROM verdicts")
+        written = write_backup(small, tmp_path / "b.tar")
+        verdicts.connection.rollback()
+    assert written.databases == ("mlflow/mlflow.db", "judgements/verdicts.sqlite")
+    restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    judged = tmp_path / "back" / "judgements"
+    assert [path.name for path in judged.iterdir()] == [store.name]
+    with open_verdicts(judged / store.name) as verdicts:
+        assert verdicts.find("paid") == (Verdict.FIRST, usage)
+
+
+def test_nothing_is_pruned_while_a_backup_is_made(small: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tasks.backup.writing import write_backup\n"
+        "print('ready', flush=True)\n"
+        "write_backup(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(small), str(tmp_path / "b.tar")]
+    with not_in_use(small):  # a prune at work
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None and waiting.stdout.readline() == "ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1.5)
+    assert waiting.wait(60) == 0 and (tmp_path / "b.tar").is_file()
 
 
 def test_a_damaged_stage_is_left_out_and_named(small: Path, tmp_path: Path) -> None:

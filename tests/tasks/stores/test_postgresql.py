@@ -12,9 +12,11 @@ from postgresql import PASSWORD, VARIABLE, make_databases, postgresql, programs
 from registries import MODEL, Registry, make_registry
 from servers import REPOSITORY
 
-from schemas.config import RegistryConfig
+from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import EnvironmentFault
+from schemas.findings import Level
 from schemas.promotion import PromotionState
+from tasks.doctor.examination import check_recorded
 from tasks.promotion import repair
 from tasks.promotion_history import read_history
 from tasks.stores.database import configured_database
@@ -187,3 +189,20 @@ def test_records_name_the_store_and_no_password(store: Registry) -> None:
     tracker = Tracker(CONFIG, store.home)
     assert tracker.uri == store.uri and PASSWORD not in tracker.uri
     assert tracker.client.get_run(store.run_id).info.artifact_uri.startswith("file:///")
+
+
+def test_doctor_looks_at_these_databases_and_makes_nothing(
+    store: Registry, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = RunConfig(registry=CONFIG)
+    with_tables = {finding.what: finding for finding in check_recorded(config, store.home)}
+    assert with_tables["databases"].level is Level.OK
+    assert PASSWORD not in str(with_tables)
+    assert "not registered yet" not in with_tables["champion"].found
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # where MLflow keeps the last store
+    monkeypatch.setenv(VARIABLE, make_databases(server, "untouched"))
+    for _ in range(2):
+        empty = {finding.what: finding for finding in check_recorded(config, tmp_path)}
+        assert empty["champion"].found == f"{MODEL} is not registered yet"
+    assert list(tmp_path.iterdir()) == []
