@@ -60,9 +60,13 @@ def read_pairs(
     return pl.concat(parts).sort("row_id").select("row_id", *columns)
 
 
-def read_row_ids(folder: Path, split: str, pairs: Sequence[int]) -> list[str]:
-    """The row ids of some pairs, given by their numbers in `read_pairs`."""
+def read_row_ids(
+    folder: Path, split: str, pairs: Sequence[int], only: pl.Series | None = None
+) -> list[str]:
+    """The row ids of some pairs, given by their numbers in `read_pairs`, with the same `only`."""
     ids = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id"])["row_id"].sort()
+    if only is not None:
+        ids = ids.filter(ids.is_in(only.implode()))
     return ids[list(pairs)].to_list()
 
 

@@ -177,6 +177,12 @@ def _process_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
             "training.method lora with several processes.",
             "Remove training.processes.",
         )
+    if ranks > 1 and training.engine == "trl":
+        yield Problem(
+            f"training.processes is {ranks}, but training.engine trl trains in one process.",
+            "several processes with the packed engine, whose step is the same however many.",
+            "Remove training.processes, or set training.engine to packed.",
+        )
     on_cpu = target.kind == "cpu"
     unit, units = ("core", target.cpu_cores) if on_cpu else ("GPU", target.devices)
     if ranks > units:

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from orpo_pipeline.stages import is_complete, seal
+from orpo_pipeline.stages import MANIFEST, is_complete, seal
 
 KEPT = 2
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -38,9 +38,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest good checkpoint; 0 when there is none."""
-    checkpoint = newest_checkpoint(folder)
-    return checkpoint_step(checkpoint) if checkpoint else 0
+    """The step of the newest checkpoint that was sealed; 0 when there is none.
+
+    Its files are not looked at, and nothing is removed: another process may be writing there.
+    """
+    sealed = [path for path in _by_age(folder) if (path / MANIFEST).is_file()]
+    return checkpoint_step(sealed[-1]) if sealed else 0
 
 
 def is_last(checkpoint: Path) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 import torch.distributed as dist
 
@@ -31,11 +32,15 @@ class StepGuard:
     """Watches the optimizer steps of one training, on each rank.
 
     `pairs`: folder of the prepare stage, for the ids of a step's rows.
+    `rows`: those that are trained on, as `EngineRun` says.
     """
 
-    def __init__(self, training: TrainingConfig, pairs: Path) -> None:
+    def __init__(
+        self, training: TrainingConfig, pairs: Path, rows: pl.Series | None = None
+    ) -> None:
         self.training = training
         self.pairs = pairs
+        self.rows = rows
         self.skipped = 0
         self.skipping = False
         """Whether the step that was looked at last is left out."""
@@ -46,7 +51,7 @@ class StepGuard:
 
         Args:
             values: one a pair, or one of all: not finite where the pass went wrong.
-            pairs: the numbers of its pairs in the training split.
+            pairs: the numbers of its pairs among those that are trained on.
         """
         self._seen.append((values.detach(), pairs))
 
@@ -75,7 +80,7 @@ class StepGuard:
         if not what:
             return False
         figures = ", ".join(what)
-        rows = read_row_ids(self.pairs, TRAIN, _broken_pairs(seen))
+        rows = read_row_ids(self.pairs, TRAIN, _broken_pairs(seen), self.rows)
         log.warning("%s became non-finite at step %d. Its rows: %s", figures, step, ", ".join(rows))
         if self.training.on_non_finite == "stop":
             raise _stopped(figures, step, rows)

@@ -64,9 +64,12 @@ def started_ranks(job: TrainJob, on_loss: Callable[[PipelineError], None]) -> It
         try:
             with joined(job, 0, store):
                 yield
+        except PipelineError:
+            raise
         except Exception as error:
-            lost = _first_lost(others)
-            if lost is None or isinstance(error, PipelineError):
+            # What the others' broken connections make of it; they take a moment to end themselves.
+            lost = _first_lost(others, END_SECONDS)
+            if lost is None:
                 raise
             raise lost from error
         finally:
@@ -136,23 +139,35 @@ def _watch(
     on_loss: Callable[[PipelineError], None],
 ) -> None:
     """Call `on_loss` when a rank has ended early and rank 0 still waits for it."""
-    lost = None
-    while lost is None and not over.wait(0.5):
-        lost = _first_lost(others)
-    if lost is not None and not over.wait(PATIENCE_SECONDS):
-        on_loss(lost)
+    while not over.wait(0.5):
+        if _first_lost(others) is None:
+            continue
+        if not over.wait(PATIENCE_SECONDS) and (lost := _first_lost(others)) is not None:
+            on_loss(lost)
+        return
 
 
-def _first_lost(others: list["subprocess.Popen[bytes]"]) -> PipelineError | None:
-    for rank, process in enumerate(others, start=1):
-        if process.poll():
-            kind = OutOfMemory if process.returncode == OutOfMemory.exit_code else PipelineError
-            return kind(
-                f"Rank {rank} of the training ended with exit code {process.returncode}.",
-                f"all {len(others) + 1} ranks to train to the end.",
-                "The log says what happened to it; the same command continues from the last "
-                "checkpoint.",
-            )
+def _first_lost(
+    others: list["subprocess.Popen[bytes]"], patience: float = 0.0
+) -> PipelineError | None:
+    """The rank that has ended early, or does so within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        codes = [other.poll() for other in others]
+        ended = {rank: code for rank, code in enumerate(codes, start=1) if code}
+        # With 1 end those that lose their connection to another: that one says more.
+        telling = {rank: code for rank, code in ended.items() if code != 1}
+        if telling or None not in codes or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    for rank, code in (telling or ended).items():
+        kind = OutOfMemory if code == OutOfMemory.exit_code else PipelineError
+        return kind(
+            f"Rank {rank} of the training ended with exit code {code}.",
+            f"all {len(others) + 1} ranks to train to the end.",
+            "The log says what happened to it; the same command continues from the last "
+            "checkpoint.",
+        )
     return None
 
 

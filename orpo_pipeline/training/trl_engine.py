@@ -65,7 +65,7 @@ def trl_trainer(run: EngineRun, arguments: Any) -> Any:
         train_dataset=trl_dataset(run.pairs, run.rows),
         processing_class=run.tokenizer,
     )
-    trainer.guard = StepGuard(run.training, run.pairs)
+    trainer.guard = StepGuard(run.training, run.pairs, run.rows)
     return trainer
 
 

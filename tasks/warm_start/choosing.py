@@ -18,7 +18,13 @@ from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
-from tasks.version_tags import CHAMPION, PREPARED_TAG, SHA256_TAG, STARTED_FROM_TAG
+from tasks.version_tags import (
+    CHAMPION,
+    PREPARED_TAG,
+    PRUNED_TAG,
+    SHA256_TAG,
+    STARTED_FROM_TAG,
+)
 from tasks.versions import find_aliases, list_versions
 from tasks.warm_start.ancestry import Tags, prepared_ids
 
@@ -39,10 +45,17 @@ def find_start(tracker: Tracker, config: RunConfig, prepared: PreparedData) -> T
 
     Raises UserError for a champion of another base model or another LoRA configuration.
     """
-    tags = {v.number: v.tags for v in list_versions(tracker)} if find_aliases(tracker) else {}
-    version = _version_before(tracker, prepared, tags)
-    if version is None:
+    champion_now = (find_aliases(tracker) or {}).get(CHAMPION)
+    if champion_now is None:
         return _from_base("there is no champion yet")
+    tags = {v.number: v.tags for v in list_versions(tracker)}
+    version = _version_before(champion_now, prepared, tags)
+    if version is None:
+        return _from_base(
+            f"version {champion_now} was trained on these very data, and began from it itself"
+        )
+    if PRUNED_TAG in tags.get(version, {}):
+        return _from_base(f"the weights of version {version} were deleted")
     seen = _seen_rows(tracker, version, tags)
     if seen is None:
         return _from_base(f"the rows that version {version} was trained on are not known here")
@@ -76,14 +89,12 @@ def find_start(tracker: Tracker, config: RunConfig, prepared: PreparedData) -> T
     )
 
 
-def _version_before(
-    tracker: Tracker, prepared: PreparedData, tags: Mapping[str, Tags]
-) -> str | None:
+def _version_before(champion: str, prepared: PreparedData, tags: Mapping[str, Tags]) -> str | None:
     """The champion; where that was trained on these very data, what it began from itself.
 
     So a run that is repeated after its promotion is the same training, and makes no other version.
     """
-    version = (find_aliases(tracker) or {}).get(CHAMPION)
+    version: str | None = champion
     while version is not None and tags.get(version, {}).get(PREPARED_TAG) == prepared.prepared_id:
         version = tags[version].get(STARTED_FROM_TAG)
     return version

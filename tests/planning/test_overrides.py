@@ -194,7 +194,7 @@ def test_galore_is_asked_for_by_name() -> None:
         ({"processes": 3}, "this machine has 2 cores"),
         ({"processes": 2, "batch_size": 1}, "a step has 1 pairs"),
         ({"processes": 2, "method": "full"}, "method full trains in one process"),
-        ({"processes": 2, "engine": "trl"}, "the engine is trl"),
+        ({"processes": 2, "engine": "trl"}, "engine trl trains in one process"),
     ],
 )
 def test_processes_that_could_not_share_a_step_are_refused(

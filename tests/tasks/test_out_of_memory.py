@@ -96,6 +96,23 @@ def test_half_a_pass_trains_on_and_the_losses_are_those_of_an_undisturbed_traini
 
 
 @pytest.mark.slow
+def test_half_a_pass_also_where_another_rank_has_no_memory_left(train_job: MakeJob) -> None:
+    job = train_job(training={**STEPS, "token_budget": 480, "processes": 2})
+    limited: list[int] = []
+    plans: list[TrainingPlan] = []
+
+    def limit_the_other_rank(event: Event) -> None:
+        if isinstance(event, Metrics) and event.step == 2 and not limited:
+            (other,) = training_process().children()
+            limited.append(other.pid)
+            refuse_more_memory(other)
+
+    adapter = train_in_child(job, limit_the_other_rank, on_smaller=plans.append)
+    assert limited and adapter.steps == 8 and adapter.resumed_from >= 2
+    assert [plan.forward_pass.value for plan in plans] == [240]
+
+
+@pytest.mark.slow
 def test_at_the_smallest_pass_it_is_an_error_that_says_what_helps(train_job: MakeJob) -> None:
     """A later attempt begins with the pass that the one before came down to."""
     job = train_job(training={**STEPS, "save_steps": 8, "token_budget": 100})

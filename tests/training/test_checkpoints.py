@@ -42,7 +42,9 @@ def test_sealing_keeps_the_newest_two_by_step_not_by_clock(tmp_path: Path) -> No
     seal_checkpoint(tmp_path / "checkpoint-100")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-20", "checkpoint-100"}
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+    write_checkpoint(tmp_path, 200, sealed=False)  # as another process may be doing just now
     assert newest_step(tmp_path) == 100
+    assert (tmp_path / "checkpoint-200").exists()
 
 
 def test_sealing_removes_the_pickled_arguments(tmp_path: Path) -> None:

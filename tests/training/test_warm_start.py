@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from engines import build_model
+from engines import build_model, idle_run
 from hypothesis import given
 from hypothesis import strategies as st
 from prepared import frame
@@ -18,11 +19,14 @@ from safetensors.torch import load_file
 from orpo_pipeline.data.lineage import find_stage, stage_rows
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.data.row_lists import FACTS, keep_row_list
+from orpo_pipeline.training.engine import find_engine
+from orpo_pipeline.training.order import epoch_order
+from orpo_pipeline.training.packed.forward import causal_lm_of
 from orpo_pipeline.training.train import Interrupted, adapter_id, train
 from orpo_pipeline.training.trl_engine import trl_dataset
 from orpo_pipeline.training.warm_start import is_replayed, load_start, rows_to_train, split_rows
 from schemas.config import RunConfig
-from schemas.errors import EnvironmentFault
+from schemas.errors import EnvironmentFault, UserError
 from schemas.jobs import TrainJob
 from schemas.plan import TrainingPlan
 from schemas.results import PreparedData, TrainedAdapter
@@ -131,6 +135,21 @@ def test_stopped_and_resumed_equals_undisturbed(warm_job: TrainJob, tmp_path: Pa
     resumed = run(warm_job)
     assert resumed.resumed_from == 3
     assert (resumed.path / WEIGHTS).read_bytes() == weights
+
+
+def test_a_step_that_is_not_finite_names_rows_that_it_trained_on(
+    warm_job: TrainJob, tmp_path: Path
+) -> None:
+    rows = rows_to_train(warm_job.prepared.path, warm_job.home, start_of(warm_job)).sort()
+    model = build_model(warm_job)
+    with torch.no_grad():
+        causal_lm_of(model).get_input_embeddings().weight.fill_(math.nan)
+    run = replace(idle_run(warm_job, tmp_path / "work", model), rows=rows)
+    with pytest.raises(UserError, match="non-finite at step 1") as caught:
+        find_engine(warm_job.plan.engine.value)(run)
+    first = epoch_order(len(rows), run.training.seed, 0)[: run.training.batch_size]
+    named = ", ".join(rows[sorted(first.tolist())[:4]])
+    assert f"Its rows: {named} and 2 more" in caught.value.found
 
 
 def test_rows_that_are_not_known_any_more_are_an_error(warm_job: TrainJob) -> None:

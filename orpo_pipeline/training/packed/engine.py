@@ -53,6 +53,6 @@ def packed_trainer(run: EngineRun, tokens: PairTokens) -> Any:
             ranks=arguments.world_size,
         ),
         sampler=StepSampler(len(tokens), training.batch_size, training.seed, steps),
-        guard=StepGuard(training, run.pairs),
+        guard=StepGuard(training, run.pairs, run.rows),
         orpo_lambda=training.orpo_lambda,
     )

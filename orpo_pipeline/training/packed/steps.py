@@ -15,7 +15,7 @@ class Step:
 
     batches: list[PackedBatch]
     pairs: list[list[int]]
-    """The numbers of each batch's pairs in the training split."""
+    """The numbers of each batch's pairs in `StepCollator.tokens`."""
     size: StepSize
 
 

@@ -15,7 +15,7 @@ from schemas.results import PreparedData
 from schemas.training_start import FROM_BASE, TrainingStart
 from tasks.row_deletion import versions_that_used
 from tasks.tracking import Tracker
-from tasks.version_tags import STARTED_FROM_TAG
+from tasks.version_tags import PRUNED_TAG, STARTED_FROM_TAG
 from tasks.warm_start.choosing import choose_start, find_start
 
 
@@ -84,8 +84,18 @@ def test_a_run_that_is_repeated_after_its_promotion_begins_from_where_it_began(
     found = start(site, site.old)  # the champion's own data, and it began from the base model
     assert (found.warm, found.because) == (
         None,
-        "from the base model, because there is no champion yet",
+        "from the base model, because version 1 was trained on these very data, and began from it "
+        "itself",
     )
+
+
+def test_a_version_whose_weights_were_deleted_is_nothing_to_begin_from(site: Site) -> None:
+    champion(site, "2")
+    client = site.tracker().client
+    client.set_model_version_tag("tiny", "1", PRUNED_TAG, "on some day")
+    found = start(site)  # version 2 was trained on these data, from version 1
+    assert found.warm is None and found.because.endswith("the weights of version 1 were deleted")
+    client.delete_model_version_tag("tiny", "1", PRUNED_TAG)
 
 
 def test_rows_to_be_forgotten_are_not_in_a_model_s_ancestry(site: Site) -> None:
