@@ -57,6 +57,7 @@ def test_preparation(
     assert not found.reused and content_of(found.path) == content_of(undisturbed.path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint(train_job: Callable[..., TrainJob], disk: SmallDisk) -> None:
     undisturbed = train(train_job("undisturbed", training=STEPS), quiet, lambda: False)
     job = train_job("disk/home", training=STEPS)
@@ -80,6 +81,7 @@ def test_a_checkpoint(train_job: Callable[..., TrainJob], disk: SmallDisk) -> No
         assert (adapter.path / name).read_bytes() == (undisturbed.path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_evaluation(train_job: Callable[..., TrainJob], disk: SmallDisk) -> None:
     few = {"evaluation": {"generations": 0, "max_pairs": 4}}
     plain = train_job("disk/home", training={**STEPS, "max_steps": 1}, **few)

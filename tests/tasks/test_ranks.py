@@ -88,9 +88,8 @@ def test_a_lost_rank_is_named_and_the_training_continues(in_two: MakeJob) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    "end", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_the_first(in_two: MakeJob, end: signal.Signals) -> None:
     job = in_two("stopped")
     others: list[psutil.Process] = []

@@ -390,6 +390,7 @@ def new_pid(up: Up, dead: set[int]) -> int | None:
     return None if pid in dead else int(pid)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_live_ends_up_after_a_killed_one(up: Up, folder: Path) -> None:
     """On the state that the tests above left: also what survives a restart is seen here."""
     assert up.process.poll() is not None, "this needs the state folder of a stopped `up`"
