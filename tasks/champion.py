@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from orpo_pipeline.adapter_files import CONFIG, WEIGHTS
-from orpo_pipeline.stages import fingerprint, is_complete, new_stage
+from orpo_pipeline.stages import MANIFEST, fingerprint, is_complete, new_stage
 from schemas.errors import UserError
 from schemas.results import Champion
 from tasks.tracking import ADAPTER_TAG, Tracker
@@ -68,6 +68,7 @@ def fetch_champion(tracker: Tracker, champion: Champion) -> None:
     Raises UserError when the version holds none, EnvironmentFault when it is damaged.
     """
     if is_complete(champion.path):
+        (champion.path / MANIFEST).touch()  # in use: retention goes by the last change
         return
     with TemporaryDirectory() as scratch:
         found = tracker.download_adapter(champion.version, Path(scratch))

@@ -9,17 +9,20 @@ from typing import NoReturn
 from schemas.errors import EnvironmentFault, UserError
 from tasks import prefect_api
 from tasks.home import state_home, use_services
+from tasks.process_group import LONE_WORKER, MARKER, end_processes
 from tasks.recovery.flow_runs import settle, unfinished_runs
 from tasks.service_commands import prefect_command
 
 START_LIMIT_SECONDS = 120.0
+GRACE_SECONDS = 20.0
+"""For a training that an earlier worker left, to write a checkpoint."""
 
 
 def run_worker() -> NoReturn:
     """Register this checkout's deployments and become the worker that executes their runs.
 
-    It has to be the only worker of its pool: runs that an earlier one left are taken to have no
-    process any more, and continued, as `up` does.
+    It has to be the only worker of its pool: what an earlier one left on this machine is ended, and
+    its runs are continued, as `up` does.
 
     Raises UserError without PREFECT_API_URL; EnvironmentFault for a server that does not answer, or
     refuses the deployments.
@@ -44,6 +47,10 @@ def run_worker() -> NoReturn:
             "Mend what they name, and start the worker again.",
         )
     prefect_api.restore_activity(api, activity)
+    home = state_home()
+    # A worker that was killed has left its runs' processes, which nobody would hear from.
+    end_processes(home, lambda role: role == LONE_WORKER, GRACE_SECONDS)
+    os.environ[MARKER] = f"{LONE_WORKER}:{home}"
     for run in unfinished_runs(api):
         print(f"A run that an earlier worker left, {run['name']}: {settle(api, run).value}.")
     sys.stdout.flush()

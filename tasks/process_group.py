@@ -22,6 +22,9 @@ FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 RUN = "run-"
 """Role of what `orpo-pipeline run` starts, followed by its process id."""
 
+LONE_WORKER = "lone-worker"
+"""Role of `orpo-pipeline worker` and what its runs start."""
+
 KILL_WAIT_SECONDS = 1.0
 
 
@@ -102,8 +105,8 @@ def end_processes(home: Path, is_wanted: Callable[[str], bool], grace: float) ->
 
 
 def belongs_to_up(role: str) -> bool:
-    """Whether `up` started it; an `orpo-pipeline run` in another terminal is left alone."""
-    return not role.startswith(RUN)
+    """Whether `up` started it; a run or a worker in another terminal is left alone."""
+    return not role.startswith(RUN) and role != LONE_WORKER
 
 
 def living_flow_runs(home: Path) -> set[str]:

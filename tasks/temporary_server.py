@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.home import enable_wal, prefect_database, state_home
 from tasks.locks import one_at_a_time
+from tasks.stores.database import configured_database
 
 
 def start_temporary_server() -> None:
@@ -41,5 +42,5 @@ def require_prefect_database(home: Path) -> None:
 
     Prefect's client would start the server that fails on it again and again, for ever.
     """
-    if prefect_database(home).exists():
+    if configured_database() is None and prefect_database(home).exists():
         enable_wal(prefect_database(home))

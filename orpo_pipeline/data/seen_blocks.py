@@ -77,4 +77,5 @@ def _read(path: Path) -> dict[str, State]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    usable = isinstance(found, dict) and all(isinstance(state, list) for state in found.values())
+    return found if usable else {}

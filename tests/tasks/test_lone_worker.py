@@ -102,7 +102,11 @@ def state(api: str, run: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_worker_s_run_is_continued_and_keeps_no_pool(checkout: Path, api: str) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_killed_worker_s_run_is_continued_and_keeps_no_pool(
+    checkout: Path, api: str, alone: bool
+) -> None:
+    """As a container ends, all at once; or the worker alone, whose run's process lives on."""
     worker = start_worker(checkout, api)
     try:
         lost = start_run(api, 30)
@@ -111,12 +115,14 @@ def test_a_killed_worker_s_run_is_continued_and_keeps_no_pool(checkout: Path, ap
             psutil.Process(worker.pid),
             *psutil.Process(worker.pid).children(recursive=True),
         ]
-        for process in processes:  # as a container ends: all at once
+        for process in processes[:1] if alone else processes:
             process.kill()
         worker.wait(20)
-        wait_for(lambda: not living(processes), 20)
+        if not alone:
+            wait_for(lambda: not living(processes), 20)
 
         worker = start_worker(checkout, api)
+        wait_for(lambda: not living(processes), 120)
         second = start_run(api, 1)
         wait_for(lambda: state(api, second) == "COMPLETED", 180)
         wait_for(lambda: state(api, lost) == "COMPLETED", 180)
