@@ -47,11 +47,11 @@ def run_worker() -> NoReturn:
             "Mend what they name, and start the worker again.",
         )
     prefect_api.restore_activity(api, activity)
-    home = state_home()
+    home, left = state_home(), unfinished_runs(api)  # before they report their end
     # A worker that was killed has left its runs' processes, which nobody would hear from.
     end_processes(home, lambda role: role == LONE_WORKER, GRACE_SECONDS)
     os.environ[MARKER] = f"{LONE_WORKER}:{home}"
-    for run in unfinished_runs(api):
+    for run in left:
         print(f"A run that an earlier worker left, {run['name']}: {settle(api, run).value}.")
     sys.stdout.flush()
     pool = prefect_api.WORK_POOL
