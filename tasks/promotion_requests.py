@@ -63,8 +63,24 @@ def promote_if_better(
         alias=CHALLENGER,
         decision=decision,
     )
-    entry = promote_version(tracker, request)
+    try:
+        entry = promote_version(tracker, request)
+    except UserError:
+        if not _made_champion_by_another(tracker, version):
+            raise
+        return _result(tracker, version, decision, None, f"version {version} is the champion")
     return _result(tracker, version, decision, entry, decision.because)
+
+
+def _made_champion_by_another(tracker: Tracker, version: str) -> bool:
+    """Whether a run of the same configuration, at the same time, has promoted the very version."""
+    repair(tracker)
+    aliases = read_aliases(tracker)
+    if aliases.get(CHAMPION) != version:
+        return False
+    if aliases.get(CHALLENGER) == version:
+        tracker.client.delete_registered_model_alias(tracker.config.model_name, CHALLENGER)
+    return True
 
 
 def decision_about(config: RegistryConfig, home: Path, version: str) -> GateDecision | None:

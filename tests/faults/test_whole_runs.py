@@ -17,6 +17,7 @@ from servers import free_port, wait_for
 from orpo_pipeline.stages import MANIFEST
 from orpo_pipeline.training.train import read_metrics
 from tasks import prefect_api
+from tasks.access.listening import Listening
 from tasks.home import mlflow_store
 from tasks.service_commands import mlflow_command
 
@@ -86,7 +87,8 @@ def test_two_runs_at_once_of_the_same_configuration_end_in_one_version(
 
 @contextmanager
 def mlflow_server(home: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(mlflow_command(home, port), start_new_session=True)
+    command = mlflow_command(home, Listening(mlflow_port=port))
+    process = subprocess.Popen(command, start_new_session=True)
     try:
         yield process
     finally:

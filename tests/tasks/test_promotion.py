@@ -15,11 +15,12 @@ from schemas.figures import Comparison, Difference, Figure
 from schemas.gate_config import GateConfig
 from schemas.gate_decision import Verdict
 from schemas.hardware import Probe
-from schemas.promotion import PromotionKind, PromotionResult, PromotionState
+from schemas.promotion import PromotionEntry, PromotionKind, PromotionResult, PromotionState
 from schemas.results import EvaluationReport, RegisteredVersion
+from tasks import promotion_requests
 from tasks.evidence import read_evidence
 from tasks.home import mlflow_artifacts
-from tasks.promotion import repair
+from tasks.promotion import PromotionRequest, repair
 from tasks.promotion_requests import (
     decision_about,
     history_and_aliases,
@@ -112,6 +113,26 @@ def test_a_version_that_the_gate_keeps_out_is_the_challenger(site: Site) -> None
     tags = site.tracker.client.get_model_version("tiny", "1").tags
     assert tags["orpo.verdict"] == "keep" and tags["orpo.decision"] == result.because
     assert tags["orpo.prepared_id"] == site.versions.prepared.prepared_id
+
+
+def test_of_two_equal_runs_at_once_the_slower_finds_it_done(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one promotes between this one's decision and its move."""
+    real = promotion_requests.promote_version
+
+    def overtaken(tracker: Tracker, request: PromotionRequest) -> PromotionEntry:
+        monkeypatch.setattr(promotion_requests, "promote_version", real)
+        ask_gate(site, site.first, gain(0.3))
+        tracker.client.set_registered_model_alias("tiny", "challenger", "1")  # by the slower one
+        return real(tracker, request)
+
+    monkeypatch.setattr(promotion_requests, "promote_version", overtaken)
+    result = ask_gate(site, site.first, gain(0.3))
+    assert result.promotion is None and result.because == "version 1 is the champion"
+    assert result.aliases == ("champion",) and site.aliases() == {"champion": "1"}
+    (entry,) = repair(site.tracker)
+    assert entry.state is PromotionState.COMPLETED
 
 
 def test_a_version_that_passes_is_loaded_by_its_alias_and_promoted(site: Site) -> None:
