@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from schemas.errors import EnvironmentFault, UserError
 from tasks import prefect_api
 from tasks.home import state_home, use_services
 from tasks.process_group import LONE_WORKER, MARKER, end_processes
-from tasks.recovery.flow_runs import settle, unfinished_runs
+from tasks.recovery.flow_runs import crashed_runs, settle, unfinished_runs
+from tasks.recovery.watch import RECENTLY
 from tasks.service_commands import prefect_command
 
 START_LIMIT_SECONDS = 120.0
@@ -47,7 +49,8 @@ def run_worker() -> NoReturn:
             "Mend what they name, and start the worker again.",
         )
     prefect_api.restore_activity(api, activity)
-    home, left = state_home(), unfinished_runs(api)  # before they report their end
+    # Those without a worker end as crashed at their next line of output.
+    home, left = state_home(), [*unfinished_runs(api), *crashed_runs(api, _recently())]
     # A worker that was killed has left its runs' processes, which nobody would hear from.
     end_processes(home, lambda role: role == LONE_WORKER, GRACE_SECONDS)
     os.environ[MARKER] = f"{LONE_WORKER}:{home}"
@@ -57,6 +60,10 @@ def run_worker() -> NoReturn:
     pool = prefect_api.WORK_POOL
     command = prefect_command("worker", "start", "--pool", pool, "--type", "process")
     os.execv(command[0], command)  # so that a signal to stop reaches the worker itself
+
+
+def _recently() -> datetime:
+    return datetime.now(UTC) - RECENTLY
 
 
 def _await_server(api: str) -> None:

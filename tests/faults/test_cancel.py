@@ -78,7 +78,7 @@ def test_a_cancel_that_nobody_could_carry_out_is_carried_out_at_the_next_start(s
     site.up.process.wait()
     wait_for(lambda: not living(everything), 10)
 
-    site.up = start_up(site.up.home.parent, REPOSITORY, site.up.ports)
+    site.up = start_up(site.up.home.parent, REPOSITORY, ports=site.up.ports)
     assert "1 flow runs that were to be cancelled, cancelled." in site.up.output
     assert site.run(run)["state_type"] == "CANCELLED"
     assert site.processes(run) == []

@@ -112,7 +112,7 @@ def test_everything_killed_at_once(site: Site, undisturbed: str) -> None:
     site.up.process.wait()
     wait_for(lambda: not living(everything), 10)
 
-    site.up = start_up(site.up.home.parent, REPOSITORY, site.up.ports)
+    site.up = start_up(site.up.home.parent, REPOSITORY, ports=site.up.ports)
     assert "1 flow runs that were cut off, going on." in site.up.output
     assert "1 half-written stages, removed." in site.up.output
     site.wait_until(run, "COMPLETED")
