@@ -66,14 +66,14 @@ def promote_if_better(
     try:
         entry = promote_version(tracker, request)
     except UserError:
-        if not _made_champion_by_another(tracker, version):
+        if not _finish_equal_run_s(tracker, version):
             raise
         return _result(tracker, version, decision, None, f"version {version} is the champion")
     return _result(tracker, version, decision, entry, decision.because)
 
 
-def _made_champion_by_another(tracker: Tracker, version: str) -> bool:
-    """Whether a run of the same configuration, at the same time, has promoted the very version."""
+def _finish_equal_run_s(tracker: Tracker, version: str) -> bool:
+    """Finish the promotion by a faster run of the same configuration; False if there was none."""
     repair(tracker)
     aliases = read_aliases(tracker)
     if aliases.get(CHAMPION) != version:

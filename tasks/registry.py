@@ -61,9 +61,9 @@ def record_run(
     if recorded == evaluation.identity:
         return False
     points = read_metrics(adapter.path / "metrics.jsonl")
-    tracker.deliver_points(run_id, points)
+    tracker.points.deliver(run_id, points)
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
-    tracker.correct_points(run_id, figure_points(adapter, evaluation))
+    tracker.points.correct(run_id, figure_points(adapter, evaluation))
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
     client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")

@@ -6,14 +6,12 @@ twice without doubling anything.
 
 import logging
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import UserError
@@ -23,6 +21,7 @@ from tasks.home import mlflow_store
 from tasks.recovery.owner import OWNER_TAG, this_process
 from tasks.run_description import config_yaml, parameters, tags
 from tasks.stores.artifacts import artifact_location
+from tasks.tracking_points import Points
 from tasks.tracking_signature import chat_signature
 from tasks.tracking_store import (
     require_tracking,
@@ -41,14 +40,9 @@ FAILURE_TAG = "orpo.failure"
 FAILURE_LENGTH = 2000
 
 LOSS = "train/loss"
-QUIET_SECONDS = 30.0
-"""After a failed live point the server is left alone for so long; nothing is lost, see
-`deliver_points`."""
 
 CONFIG = "config.yaml"
 """The whole configuration's place among a run's artifacts."""
-
-BATCH = 1000  # MLflow's limit of metrics a call
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +73,7 @@ class Tracker:
         self.uri = tracking_uri(config, home)
         require_tracking(config, home)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        self.quiet_until = 0.0
-        self.last_step = 0
+        self.points = Points(self.client)
 
     def experiment_id(self) -> str:
         """The experiment, made when it is not there."""
@@ -121,7 +114,7 @@ class Tracker:
         """The run of a logical training: found and reopened, or made."""
         run_id, owner = self.find_run(adapter_id), this_process()
         if run_id is None:
-            self.last_step = 0
+            self.points.last_step = 0
             tags = {ADAPTER_TAG: adapter_id, OWNER_TAG: owner}
             run = self.client.create_run(self.experiment_id(), tags=tags, run_name=adapter_id[:8])
             return str(run.info.run_id)
@@ -132,7 +125,7 @@ class Tracker:
         if FAILURE_TAG in found.data.tags:
             self.client.delete_tag(run_id, FAILURE_TAG)
         history = self.client.get_metric_history(run_id, LOSS)
-        self.last_step = max((metric.step for metric in history), default=0)
+        self.points.last_step = max((metric.step for metric in history), default=0)
         return run_id
 
     def describe_run(
@@ -163,51 +156,6 @@ class Tracker:
             yield
         finally:
             monitor.finish()
-
-    def log_point_live(self, run_id: str, step: int, values: dict[str, float]) -> None:
-        """Log one step now if the server answers; training never waits for a dead one."""
-        if step <= self.last_step or time.monotonic() < self.quiet_until:
-            return  # a continued training repeats steps that are recorded already
-        try:
-            self.log_points(run_id, [{"step": step, "values": values}])
-        except store_errors() as error:
-            log.warning("MLflow did not take step %d (delivered later): %s", step, error)
-            self.quiet_until = time.monotonic() + QUIET_SECONDS
-
-    def deliver_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
-        """Log the points that the run does not have yet: no gap, nothing twice."""
-        known, _ = self._known_values(run_id, points)
-        self.log_points(run_id, _left(points, lambda name, step, _: step not in known[name]))
-
-    def correct_points(self, run_id: str, points: Sequence[dict[str, Any]]) -> None:
-        """The same for figures that may be measured anew: another value than the newest, too."""
-        known, newest = self._known_values(run_id, points)
-        left = _left(points, lambda name, step, value: known[name].get(step) != value)
-        self.log_points(run_id, left, after=newest)
-
-    def _known_values(
-        self, run_id: str, points: Sequence[dict[str, Any]]
-    ) -> tuple[dict[str, dict[int, float]], int]:
-        """The newest value of each step, by name; and the time of the newest of all."""
-        known, newest = {}, 0
-        for name in {name for point in points for name in point["values"]}:
-            history = self.client.get_metric_history(run_id, name)  # in no order
-            known[name] = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
-            newest = max([newest, *(m.timestamp for m in history)])
-        return known, newest
-
-    def log_points(self, run_id: str, points: Sequence[dict[str, Any]], after: int = 0) -> None:
-        """Log points as they are, with a time behind `after` (ms) even if the clock is not."""
-        from mlflow.entities import Metric
-
-        now = max(int(time.time() * 1000), after + 1)
-        metrics = [
-            Metric(name, value, now, point["step"])
-            for point in points
-            for name, value in point["values"].items()
-        ]
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
     @contextmanager
     def failure_recorded(self, run_id: str) -> Iterator[None]:
@@ -308,16 +256,3 @@ class Tracker:
         """Mark the run FINISHED, once: its end time is the training's, not of a later look."""
         if self.client.get_run(run_id).info.status != "FINISHED":
             self.client.set_terminated(run_id, "FINISHED")
-
-
-def _left(
-    points: Sequence[dict[str, Any]], wanted: Callable[[str, int, float], bool]
-) -> list[dict[str, Any]]:
-    """The points with those of their values whose name, step and value are wanted."""
-    return [
-        {
-            "step": point["step"],
-            "values": {n: v for n, v in point["values"].items() if wanted(n, point["step"], v)},
-        }
-        for point in points
-    ]

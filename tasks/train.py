@@ -86,7 +86,7 @@ def train(
                 progress(event.what, event.done, event.total, figures)
             elif isinstance(event, Metrics):
                 figures = _in_words(event)
-                tracker.log_point_live(run_id, event.step, event.values)
+                tracker.points.log_live(run_id, event.step, event.values)
 
         def on_smaller(followed: TrainingPlan) -> None:
             chosen = followed.forward_pass

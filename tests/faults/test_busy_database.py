@@ -40,7 +40,7 @@ def write_lock(database: Path, seconds: float) -> Iterator[None]:
 def test_a_write_waits_for_its_turn(tmp_path: Path) -> None:
     with recorded_run(CONFIG, tmp_path, "adapter") as (tracker, run_id):
         with write_lock(mlflow_database(tmp_path), 2):
-            tracker.log_points(run_id, [{"step": 1, "values": {"train/loss": 0.5}}])
+            tracker.points.log(run_id, [{"step": 1, "values": {"train/loss": 0.5}}])
         assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 1
 
 
@@ -55,10 +55,10 @@ def test_one_that_waited_too_long_says_so_and_the_next_continues(tmp_path: Path)
         pytest.raises(EnvironmentFault) as caught,
         recorded_run(CONFIG, tmp_path, "adapter") as (tracker, _),
     ):
-        tracker.deliver_points(run_id, points)
+        tracker.points.deliver(run_id, points)
     assert "failed: (sqlite3.OperationalError) database is locked." in caught.value.found
     assert caught.value.fix.startswith("Another process is writing to it")
     with recorded_run(CONFIG, tmp_path, "adapter") as (tracker, same):
-        tracker.deliver_points(run_id, points)
+        tracker.points.deliver(run_id, points)
         assert same == run_id
         assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 1

@@ -129,11 +129,11 @@ def test_registration(disk: SmallDisk) -> None:
         recorded_run(config, home, "adapter") as (again, same),
     ):
         assert same == run_id
-        again.deliver_points(run_id, points)  # there may be room in SQLite's own log
+        again.points.deliver(run_id, points)  # there may be room in SQLite's own log
         again.client.log_text(run_id, "x" * 100_000, "note.txt")
     assert caught.value.exit_code == 3 and str(home) in caught.value.found
     disk.free()
     with recorded_run(config, home, "adapter") as (again, same):
-        again.deliver_points(run_id, points)
+        again.points.deliver(run_id, points)
     history = tracker.client.get_metric_history(run_id, "train/loss")
     assert sorted(metric.step for metric in history) == list(range(1, 2001))

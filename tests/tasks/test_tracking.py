@@ -44,17 +44,17 @@ def test_a_training_has_one_run_however_often_it_is_opened(tracker: Tracker) -> 
 
 def test_points_are_delivered_once(tracker: Tracker) -> None:
     run_id = tracker.open_run("adapter-points")
-    tracker.log_point_live(run_id, 1, POINTS[0]["values"])
-    tracker.log_point_live(run_id, 3, POINTS[2]["values"])  # 2 was lost on the way
-    tracker.deliver_points(run_id, POINTS)
-    tracker.deliver_points(run_id, POINTS)
+    tracker.points.log_live(run_id, 1, POINTS[0]["values"])
+    tracker.points.log_live(run_id, 3, POINTS[2]["values"])  # 2 was lost on the way
+    tracker.points.deliver(run_id, POINTS)
+    tracker.points.deliver(run_id, POINTS)
     assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
 
 
 def test_a_figure_that_is_measured_anew_is_logged_when_it_has_changed(tracker: Tracker) -> None:
     run_id = tracker.open_run("adapter-figures")
     for loss in (0.5, 0.5, 0.25, 0.25, 0.5):
-        tracker.correct_points(run_id, [{"step": 3, "values": {"train/loss": loss}}])
+        tracker.points.correct(run_id, [{"step": 3, "values": {"train/loss": loss}}])
     history = tracker.client.get_metric_history(run_id, "train/loss")
     assert [m.value for m in sorted(history, key=lambda m: m.timestamp)] == [0.5, 0.25, 0.5]
     assert tracker.client.get_run(run_id).data.metrics["train/loss"] == 0.5
@@ -65,7 +65,7 @@ def test_a_clock_that_was_set_back_does_not_bring_back_an_old_figure(tracker: Tr
     tomorrow = int((time.time() + 86_400) * 1000)
     tracker.client.log_metric(run_id, "pairs/accuracy", 0.5, timestamp=tomorrow, step=3)
     for _ in range(2):
-        tracker.correct_points(run_id, [{"step": 3, "values": {"pairs/accuracy": 0.25}}])
+        tracker.points.correct(run_id, [{"step": 3, "values": {"pairs/accuracy": 0.25}}])
     assert tracker.client.get_run(run_id).data.metrics["pairs/accuracy"] == 0.25
     assert len(tracker.client.get_metric_history(run_id, "pairs/accuracy")) == 2
 
@@ -73,11 +73,11 @@ def test_a_clock_that_was_set_back_does_not_bring_back_an_old_figure(tracker: Tr
 def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) -> None:
     run_id = tracker.open_run("adapter-continued")
     for point in POINTS[:3]:
-        tracker.log_point_live(run_id, point["step"], point["values"])
+        tracker.points.log_live(run_id, point["step"], point["values"])
     again = Tracker(tracker.config, tracker.home)
     again.open_run("adapter-continued")
     for point in POINTS[1:]:
-        again.log_point_live(run_id, point["step"], point["values"])
+        again.points.log_live(run_id, point["step"], point["values"])
     assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
 
 
@@ -136,12 +136,12 @@ def test_a_server_that_went_away_costs_no_point(
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run_id = tracker.open_run("adapter-away")
-    living = tracker.client
-    tracker.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{closed_port()}")
-    tracker.log_point_live(run_id, 1, POINTS[0]["values"])
-    assert tracker.quiet_until > 0
-    tracker.client, tracker.quiet_until = living, 0.0
-    tracker.deliver_points(run_id, POINTS)
+    living = tracker.points.client
+    tracker.points.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    tracker.points.log_live(run_id, 1, POINTS[0]["values"])
+    assert tracker.points.quiet_until > 0
+    tracker.points.client, tracker.points.quiet_until = living, 0.0
+    tracker.points.deliver(run_id, POINTS)
     assert steps_of(tracker, run_id) == [1, 2, 3, 4, 5]
 
 
@@ -191,7 +191,7 @@ def no_file_grows() -> Iterator[None]:
 
 def log_points(tracker: Tracker, run_id: str) -> None:
     with no_file_grows():
-        tracker.log_points(run_id, POINTS)
+        tracker.points.log(run_id, POINTS)
 
 
 def log_file(tracker: Tracker, run_id: str) -> None:
@@ -201,7 +201,7 @@ def log_file(tracker: Tracker, run_id: str) -> None:
 
 def delete_run(tracker: Tracker, run_id: str) -> None:
     tracker.client.delete_run(run_id)
-    tracker.log_points(run_id, POINTS)
+    tracker.points.log(run_id, POINTS)
 
 
 def delete_version(tracker: Tracker, run_id: str) -> None:
