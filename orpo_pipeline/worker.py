@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from orpo_pipeline.retention.use import in_use
-from orpo_pipeline.training.train import Interrupted
+from orpo_pipeline.training.engine import Interrupted
 from schemas.errors import PipelineError
 from schemas.jobs import JOB, Done, Event, Failed, Job, Metrics, PrepareJob, Progress, TrainJob
 from schemas.record import Record
@@ -122,4 +122,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if "RANK" in os.environ:  # it was one of several
+        from orpo_pipeline.training.ranks import leave
+
+        leave(code)
+    sys.exit(code)

@@ -14,6 +14,10 @@ StepMetrics = Callable[[int, int, dict[str, float]], None]
 """Called after each optimizer step with the step, the number of steps, and its figures."""
 
 
+class Interrupted(Exception):
+    """Training was asked to stop and has checkpointed."""
+
+
 @dataclass(frozen=True)
 class EngineRun:
     """One training: the engine trains `model` in place and keeps checkpoints in `work`.

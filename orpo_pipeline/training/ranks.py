@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from orpo_pipeline.training.engine import Interrupted
 from schemas.errors import OutOfMemory, PipelineError
 from schemas.jobs import JOB, TrainJob
 
@@ -64,7 +65,7 @@ def started_ranks(job: TrainJob, on_loss: Callable[[PipelineError], None]) -> It
         try:
             with joined(job, 0, store):
                 yield
-        except PipelineError:
+        except (PipelineError, Interrupted):
             raise
         except Exception as error:
             # What the others' broken connections make of it; they take a moment to end themselves.
@@ -190,7 +191,17 @@ def _die_with_first() -> None:
     os._exit(ORPHANED)  # it has nothing to save: rank 0 writes the checkpoints
 
 
-def main() -> None:
+def leave(code: int) -> NoReturn:
+    """End a process that was a rank, when all that it had to do is done.
+
+    In an orderly exit gloo's threads may abort it (`terminate called`, -6).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> NoReturn:
     """Train as the rank that the command line names."""
     from orpo_pipeline.training.train import run_engine
 
@@ -208,7 +219,8 @@ def main() -> None:
             run_engine(job, told_by_first(None), lambda *_: None, lambda: False)
     except PipelineError as error:
         traceback.print_exc()
-        sys.exit(error.exit_code)
+        leave(error.exit_code)
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from orpo_pipeline.stages import (
     write_atomically,
 )
 from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint, newest_step
-from orpo_pipeline.training.engine import EngineRun, StepMetrics, find_engine
+from orpo_pipeline.training.engine import EngineRun, Interrupted, StepMetrics, find_engine
 from orpo_pipeline.training.out_of_memory import memory_faults
 from orpo_pipeline.training.qlora import load_trainable
 from orpo_pipeline.training.ranks import told_by_first
@@ -60,10 +60,6 @@ DECIDED_BY_PLAN = {
 
 ON_NON_FINITE = {"on_non_finite", "max_skipped_steps"}
 """A training that stopped goes on from its checkpoint when they are changed."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has checkpointed."""
 
 
 def adapter_id(
