@@ -33,6 +33,7 @@ check: $(INSTALLED)  ## Lint, format, types, import contracts, known vulnerabili
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 	@$(BIN)/python .ci/audit.py
 

@@ -92,8 +92,8 @@ def _is_pair(row: Row) -> bool:
 
 
 def _row_id(row: Row) -> str:
-    sides = {
-        side: tuple(Message(role=m["role"], content=m["content"]) for m in row[side])
+    prompt, chosen, rejected = (
+        tuple(Message(role=m["role"], content=m["content"]) for m in row[side])
         for side in ("prompt", "chosen", "rejected")
-    }
-    return row_id(Pair(**sides, origin=Origin("", 0)))
+    )
+    return row_id(Pair(prompt, chosen, rejected, origin=Origin("", 0)))

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from orpo_pipeline.base_model import embedded_gguf
+from tasks.access.listening import Listening
 from tasks.prefect_api import answers
 from tasks.process_group import MARKER
 from tasks.service_commands import prefect_server_command, server_environment
@@ -66,13 +67,17 @@ def configuration(landing: Path, model: Path) -> Result:
 @contextmanager
 def prefect_server(home: Path, port: int) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     """A Prefect server on the state folder, and the environment of runs that use it."""
-    environment = server_environment(home, port)
+    listening = Listening(prefect_port=port, mlflow_port=port + 1)
+    environment = server_environment(home, listening)
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     with (home.parent / "prefect.log").open("w") as log:
         # Without the mark of a run: the cycles' own processes are what is counted.
         environment.pop(MARKER, None)
         server = psutil.Popen(
-            prefect_server_command(port), env=environment, stdout=log, stderr=subprocess.STDOUT
+            prefect_server_command(listening),
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         deadline = time.monotonic() + 240
