@@ -216,6 +216,7 @@ def _command(process: psutil.Process) -> str:
 
 def main() -> None:
     given = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its server, too
     given.output.mkdir(parents=True, exist_ok=True)
     results = given.output / "cycles.jsonl"
     folder = given.output.resolve() / "work"

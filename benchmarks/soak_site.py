@@ -40,7 +40,7 @@ def write_model(folder: Path) -> None:
 
 
 def configuration(landing: Path, model: Path) -> Result:
-    """Four new rows are worth a training; what is not kept goes as soon as it may."""
+    """Eight new rows are worth a training; what is not kept goes as soon as it may."""
     return {
         "data": {"eval_fraction": 0.3},
         "chat": {"max_length": 128},
@@ -52,7 +52,7 @@ def configuration(landing: Path, model: Path) -> Result:
         "registry": {"model_name": MODEL, "experiment": MODEL},
         "retraining": {
             "sources": [{"kind": "files", "name": "landing", "path": str(landing)}],
-            "min_new_rows": 4,
+            "min_new_rows": 8,
         },
         "retention": {
             "keep_versions": 3,

@@ -23,6 +23,11 @@ RUN_SECONDS = 500
 STEPS, SAVE_STEPS = 200, 20
 STAGES = ("prepare", "train", "evaluate", "register", "promote")
 VICTIMS = ("flow", "child", "worker", "prefect", "mlflow")
+STAGE_SECONDS = 240
+LATIN_SQUARE = [
+    {stage: VICTIMS[(row + column) % 5] for column, stage in enumerate(STAGES)} for row in range(5)
+]
+"""Whom to kill in each stage of five runs, so that every victim dies once in every stage."""
 
 
 def write_pairs(folder: Path) -> Path:
@@ -196,3 +201,54 @@ def adapter_hash(site: Site, run: Any) -> str:
 
 def kill(process: psutil.Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
+
+
+def the_one_adapter(site: Site, name: str) -> str:
+    """Hash of the adapter of the experiment's only run, which holds all that it must, once."""
+    (found,) = site.mlflow_runs(name)
+    assert found.info.status == "FINISHED"
+    client = site.client()
+    points = client.get_metric_history(found.info.run_id, "train/loss")
+    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert version.run_id == found.info.run_id
+    assert client.get_model_version_by_alias(name, "champion").version == version.version
+    return adapter_hash(site, found)
+
+
+def nothing_is_left(site: Site, run: str) -> None:
+    """No process, no open run, task or slot, and no half-written stage."""
+    assert wait_for(lambda: not site.processes(run), 60)
+    assert {state for states in site.task_states(run).values() for state in states} <= {
+        *("Completed", "Cached", "Crashed", "Failed"),
+    }
+    limits = prefect_api.call(site.up.api, "POST", "/v2/concurrency_limits/filter", {})
+    assert [limit for limit in limits if limit["active_slots"]] == []
+    for room in ("prepared", "adapters", "evaluations"):
+        assert [path.name for path in site.up.home.glob(f"{room}/.*")] == []
+
+
+def victim_of(site: Site, name: str, processes: list[psutil.Process]) -> psutil.Process:
+    if name == "flow":
+        return processes[0]
+    return processes[1] if name == "child" else site.server(name)
+
+
+def kill_in_every_stage(site: Site, name: str, victims: dict[str, str], undisturbed: str) -> None:
+    """One run in which each stage sees a kill; it must end as the undisturbed one."""
+    run = site.start(name)
+    finished: dict[Path, int] = {}
+    for stage, victim in victims.items():
+        if (stage, victim) == ("register", "child"):
+            continue  # it runs in the flow's own process
+        processes = wait_for(lambda stage=stage: find_stage(site, run, stage), STAGE_SECONDS)
+        finished |= {p: t for p, t in site.manifests().items() if p not in finished}
+        with frozen(processes):
+            print(f"{stage}: kill -9 of {victim}")
+            kill(victim_of(site, victim, processes))
+    site.wait_until(run, "COMPLETED")
+    assert the_one_adapter(site, name) == undisturbed
+    now = site.manifests()
+    assert finished == {path: now[path] for path in finished}
+    nothing_is_left(site, run)
+    assert site.states(run).count("Resuming") == 2  # for the flow and for the worker

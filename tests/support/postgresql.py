@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
+import psutil
 from servers import free_port
 
 VARIABLE = "ORPO_DATABASE_URL"
@@ -20,35 +21,73 @@ def programs() -> Path | None:
     return found[-1].parent if found else None
 
 
-@contextmanager
-def postgresql(programs: Path) -> Iterator[str]:
-    """URL of an empty database that asks for a password. It refuses to run as root."""
-    folder = Path(mkdtemp(prefix="orpo-postgresql-"))  # its user cannot enter pytest's folders
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    port = free_port()
-    secret = folder / "password"
-    secret.write_text(PASSWORD)
-    secret.chmod(0o644)
+class Cluster:
+    """A server with an empty database that asks for a password. It refuses to run as root."""
 
-    def call(name: str, *arguments: str) -> None:
-        command = [*user, str(programs / name), "-D", str(folder / "data"), *arguments]
-        # Its output goes to a file: a pipe would stay open as long as the server runs.
-        with (folder / "output").open("ab") as output:
-            subprocess.run(command, check=True, stdout=output, stderr=output, cwd="/", timeout=120)
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder, self._port = programs, folder, free_port()
+        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self.url = f"postgresql+psycopg://bob:{PASSWORD}@127.0.0.1:{self._port}/postgres"
 
-    try:
+    def create(self) -> None:
+        if self._user:
+            shutil.chown(self._folder, "postgres", "postgres")
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
         access = ("-U", "bob", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync")
-        call("initdb", *access, "--encoding=UTF8", "--locale=C")
-        options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-        call("pg_ctl", "-w", "-l", str(folder / "data" / "log"), "-o", options, "start")
+        self._call("initdb", *access, "--encoding=UTF8", "--locale=C")
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self._port} -k {self._folder} -c fsync=off"
+        log = str(self._folder / "data" / "log")
+        self._call("pg_ctl", "-w", "-l", log, "-o", options, "start")
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """kill -9 of all its processes, as the kernel does it when memory has run out."""
+        server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        for process in [*psutil.Process(server).children(), psutil.Process(server)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _call(self, name: str, *arguments: str) -> None:
+        program = [str(self._programs / name), "-D", str(self._folder / "data")]
+        # Its output goes to a file: a pipe would stay open as long as the server runs.
+        with (self._folder / "output").open("ab") as output:
+            subprocess.run(
+                [*self._user, *program, *arguments],
+                check=True,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                timeout=120,
+            )
+
+
+@contextmanager
+def cluster(programs: Path) -> Iterator[Cluster]:
+    """One that runs."""
+    folder = Path(mkdtemp(prefix="orpo-postgresql-"))  # its user cannot enter pytest's folders
+    try:
+        made = Cluster(programs, folder)
+        made.create()
+        made.start()
         try:
-            yield f"postgresql+psycopg://bob:{PASSWORD}@127.0.0.1:{port}/postgres"
+            yield made
         finally:
-            call("pg_ctl", "-w", "-m", "immediate", "stop")
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgresql(programs: Path) -> Iterator[str]:
+    """URL of a running one."""
+    with cluster(programs) as made:
+        yield made.url
 
 
 def make_databases(url: str, name: str, template: str | None = None) -> str:
