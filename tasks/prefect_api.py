@@ -1,6 +1,6 @@
-"""The few calls to a local Prefect server that `up` makes, over plain HTTP.
+"""The few calls to a Prefect or MLflow server that `up` makes, over plain HTTP.
 
-Importing Prefect takes seconds and memory that a supervisor should not need.
+Importing either takes seconds and memory that a supervisor should not need.
 """
 
 import json
@@ -61,10 +61,10 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
     try:
         content = _read(message, timeout)
     except HTTPError as error:
-        raise _refused(method, path, error) from error
+        raise _refused(message, error) from error
     except (OSError, HTTPException) as error:
         raise EnvironmentFault(
-            f"The Prefect server failed to answer {method} {path}: {error}.",
+            f"{_server(message)} failed to answer {method} {path}: {error}.",
             f"an answer within {timeout:.0f} s.",
             "Try again; if that fails too, see the server's log.",
         ) from error
@@ -84,18 +84,23 @@ def _basic(login: str | None) -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
 
 
-def _refused(method: str, path: str, error: HTTPError) -> EnvironmentFault:
+def _server(message: request.Request) -> str:
+    """Its host and port, without what an address may hold before them."""
+    return f"The server at {message.host.rpartition('@')[2]}"
+
+
+def _refused(message: request.Request, error: HTTPError) -> EnvironmentFault:
     if error.code == HTTPStatus.UNAUTHORIZED:
         return EnvironmentFault(
-            "The Prefect server asks for a login, and refused the one given."
+            f"{_server(message)} asks for a login, and refused the one given."
             if _login_header()
-            else "The Prefect server asks for a login, and none is set.",
+            else f"{_server(message)} asks for a login, and none is set.",
             f"the USER:PASSWORD that `up` was started with, in {LOGIN_VARIABLE} or "
             f"{LOGIN_FILE_VARIABLE}.",
             "Set it in this terminal, too.",
         )
     return EnvironmentFault(
-        f"The Prefect server failed to answer {method} {path}: {error}.",
+        f"{_server(message)} failed to answer {message.method} {message.selector}: {error}.",
         "an answer of the class 2xx.",
         "Try again; if that fails too, see the server's log.",
     )
@@ -133,9 +138,16 @@ def ensure_work_pool(api: str) -> None:
 
 def worker_seen_since(api: str, worker: str, instant: datetime) -> bool:
     """True when `worker` has reported to the pool after `instant` (with time zone)."""
-    workers = call(api, "POST", f"/work_pools/{WORK_POOL}/workers/filter", {})
-    heartbeats = [entry["last_heartbeat_time"] for entry in workers if entry["name"] == worker]
-    return any(beat and datetime.fromisoformat(beat) > instant for beat in heartbeats)
+    beat = last_heartbeat(api, worker)
+    return bool(beat and datetime.fromisoformat(beat) > instant)
+
+
+def last_heartbeat(api: str, worker: str, timeout: float = 60) -> str | None:
+    """When a worker of our pool has last reported to it, by the server's clock; None for never."""
+    path = f"/work_pools/{WORK_POOL}/workers/filter"
+    workers = call(api, "POST", path, {}, timeout)
+    beats = [entry["last_heartbeat_time"] for entry in workers if entry["name"] == worker]
+    return max(filter(None, beats), default=None)
 
 
 def announce_data(api: str) -> None:

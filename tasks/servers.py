@@ -21,6 +21,7 @@ from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
 from tasks.recovery.kept_servers import KeptServers, ended
+from tasks.recovery.silence import Heartbeats, Silence, answering
 from tasks.recovery.watch import RunWatcher
 from tasks.servers_file import (
     ProcessIdentity,
@@ -107,6 +108,8 @@ class _Supervisor:
         self.api, self.mlflow_url = listening.prefect_api, listening.mlflow_url
         self.servers = KeptServers(self._launch, self._clear_away, self._say)
         self.runs = RunWatcher(home, self.api, self.mlflow_url, self._say)
+        health = {PREFECT: answering(self.api), MLFLOW: answering(self.mlflow_url)}
+        self.silence = Silence(health | {WORKER: Heartbeats(self.api).heard})
         self.stop_requested = False
         self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
 
@@ -154,6 +157,8 @@ class _Supervisor:
         """Return never: a signal ends it, or a server that dies again and again."""
         while True:
             self._check_stop()
+            for role in self.silence.look(self.servers.living(), time.monotonic()):
+                self.servers.kill(role, "gives no sign of life")
             if self.servers.mend():
                 self._write_file()
             if WORKER not in self.servers.restart_at:

@@ -38,6 +38,17 @@ class KeptServers:
         """Process ids by name."""
         return {role: child.process.pid for role, child in self.children.items()}
 
+    def living(self) -> dict[str, int]:
+        """The same of those that have not ended."""
+        alive = {r for r, child in self.children.items() if child.process.poll() is None}
+        return {role: pid for role, pid in self.pids().items() if role in alive}
+
+    def kill(self, role: str, why: str) -> None:
+        """End one that lives and does not do its work; `mend` then starts it again."""
+        self.say(f"`{role}` {why}; its process is killed.")
+        self.children[role].process.kill()
+        self.children[role].process.wait()
+
     def require_alive(self) -> None:
         """Raise EnvironmentFault when one has died: while all is starting, it would die again."""
         for child in self.children.values():

@@ -1,0 +1,23 @@
+"""Servers that live and answer nothing: each is started again, and nobody has to look."""
+
+import pytest
+from faults import Site
+from servers import wait_for
+
+from tasks import prefect_api
+from tasks.recovery.silence import SILENT_SECONDS
+
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", ["prefect", "mlflow", "worker"])
+def test_one_that_hangs_is_started_again(site: Site, name: str) -> None:
+    stopped = site.server(name)
+    stopped.suspend()
+    says = f"`{name}` gives no sign of life; its process is killed."
+    wait_for(lambda: says in site.up.output, SILENT_SECONDS + 60)
+    wait_for(lambda: site.server(name).pid != stopped.pid, 120)
+    wait_for(lambda: prefect_api.answers(f"{site.up.api}/health"), 120)
+    wait_for(lambda: prefect_api.answers(f"{site.up.mlflow_url}/health"), 120)
+    run = site.start(f"after-{name}", max_steps=2)
+    site.wait_until(run, "COMPLETED")
