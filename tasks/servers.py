@@ -76,7 +76,7 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
     _require_checkout()
     listening.require_safe()
     exit_code = 0
-    with _only_one(home), own_databases(home):
+    with _only_one(home), own_databases(home) as keep_databases:
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
@@ -87,7 +87,7 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
             try:
                 supervisor.start()
                 supervisor.announce(open_browser)
-                supervisor.watch()
+                supervisor.watch(keep_databases)
             except _StopRequested:
                 pass
             except PipelineError as error:
@@ -153,10 +153,11 @@ class _Supervisor:
         if open_browser:
             webbrowser.open(self.mlflow_url)
 
-    def watch(self) -> None:
+    def watch(self, keep_databases: Callable[[], None]) -> None:
         """Return never: a signal ends it, or a server that dies again and again."""
         while True:
             self._check_stop()
+            keep_databases()
             for role in self.silence.look(self.servers.living(), time.monotonic()):
                 self.servers.kill(role, "gives no sign of life")
             if self.servers.mend():

@@ -2,8 +2,9 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECT_SECONDS = 10
+LOOK_SECONDS = 10.0
 UP_LOCK = 0x6F72706F  # any number that is the same in every `up`
 LONGEST_NAME = 63  # PostgreSQL's limit
 
@@ -38,25 +40,58 @@ def require_databases(database: Database, parts: Sequence[str] = (PREFECT, MLFLO
 
 
 @contextmanager
-def own_databases(home: Path) -> Iterator[None]:
+def own_databases(home: Path) -> Iterator[Callable[[], None]]:
     """Be the only `up` on the databases of `ORPO_DATABASE_URL`, if that is set.
 
     Two, on whatever machines, would mark each other's runs as crashed. The server gives the claim
-    back however this process ends. Raises EnvironmentFault that names the other one.
+    back however this process ends. What is given is to be called now and then: it takes the claim
+    again after the server was away.
+
+    Both raise EnvironmentFault that names the other `up`.
     """
     database = configured_database()
     if database is None:
-        yield
+        yield lambda: None
         return
     require_databases(database)
-    name = f"up of {socket.gethostname()}, process {os.getpid()}, on {home}"
-    connection = _connect(database, PREFECT, application_name=name[:LONGEST_NAME])
+    claim = _Claim(database, f"up of {socket.gethostname()}, process {os.getpid()}, on {home}")
     try:
-        if not _value(connection, f"select pg_try_advisory_lock({UP_LOCK})"):
-            raise _taken(database, connection)
-        yield
+        claim.take()
+        yield claim.keep
     finally:
-        connection.close()
+        claim.connection.close()
+
+
+class _Claim:
+    """A lock of the server's, which it holds as long as the connection."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        self.database, self.name = database, name[:LONGEST_NAME]
+        self.connection = self._connect()
+        self.next_look = 0.0
+
+    def _connect(self) -> "psycopg.Connection[Any]":
+        return _connect(self.database, PREFECT, application_name=self.name)
+
+    def take(self) -> None:
+        """Also when it is held already: the server counts that, and nothing else."""
+        if not _value(self.connection, f"select pg_try_advisory_lock({UP_LOCK})"):
+            raise _taken(self.database, self.connection)
+
+    def keep(self) -> None:
+        """Called often. After the server was away, a new connection takes it at the next look."""
+        import psycopg
+
+        now = time.monotonic()
+        if now < self.next_look:
+            return
+        self.next_look = now + LOOK_SECONDS
+        try:
+            self.take()
+        except psycopg.Error:
+            self.connection.close()
+            with suppress(EnvironmentFault):  # it is still away
+                self.connection = self._connect()
 
 
 def is_new(database: Database, part: str) -> bool:

@@ -49,9 +49,11 @@ class Cluster:
     def kill(self) -> None:
         """kill -9 of all its processes, as the kernel does it when memory has run out."""
         server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
-        for process in [*psutil.Process(server).children(), psutil.Process(server)]:
+        processes = [*psutil.Process(server).children(), psutil.Process(server)]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(processes, 10)
 
     def _call(self, name: str, *arguments: str) -> None:
         program = [str(self._programs / name), "-D", str(self._folder / "data")]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgresql import PASSWORD, VARIABLE, make_databases, postgresql, programs
+from postgresql import PASSWORD, VARIABLE, cluster, make_databases, postgresql, programs
 from registries import MODEL, Registry, make_registry
 from servers import REPOSITORY
 
@@ -19,6 +19,7 @@ from schemas.promotion import PromotionState
 from tasks.doctor.examination import check_recorded
 from tasks.promotion import repair
 from tasks.promotion_history import read_history
+from tasks.stores import postgresql as postgresql_store
 from tasks.stores.database import configured_database
 from tasks.stores.postgresql import own_databases, require_databases
 from tasks.tracking import Tracker
@@ -157,6 +158,40 @@ def test_one_up_owns_the_databases_until_it_ends(store: Registry, tmp_path: Path
             return False
 
     wait_for(can_own, 20)  # the server notices the closed connection by itself
+
+
+def test_the_databases_are_owned_again_after_their_server_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert INSTALLED is not None
+    monkeypatch.setattr(postgresql_store, "LOOK_SECONDS", 0.0)
+    with cluster(INSTALLED) as server:
+        monkeypatch.setenv(VARIABLE, make_databases(server.url, "claimed"))
+        with own_databases(tmp_path) as keep:
+            server.kill()
+            for _ in range(3):
+                keep()  # it is away, which is nobody's fault
+            server.start()
+            keep()
+            keep()
+            with pytest.raises(EnvironmentFault, match="another `up`"), own_databases(tmp_path):
+                pass
+
+
+def test_another_up_that_came_first_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert INSTALLED is not None
+    monkeypatch.setattr(postgresql_store, "LOOK_SECONDS", 0.0)
+    with cluster(INSTALLED) as server:
+        monkeypatch.setenv(VARIABLE, make_databases(server.url, "claimed"))
+        with own_databases(tmp_path) as keep:
+            server.kill()
+            server.start()
+            with own_databases(tmp_path):
+                keep()
+                with pytest.raises(EnvironmentFault, match="are used by another"):
+                    keep()
 
 
 @pytest.mark.parametrize(
