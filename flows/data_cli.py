@@ -31,14 +31,16 @@ def report(
     given = read_config(config, overrides or ())
     data = given.data.model_copy(update={"source": source})
     parsed = given.model_copy(update={"data": data})
+    from orpo_pipeline.retention.use import in_use
     from tasks.data_report import report_files, write_report
     from tasks.prepare import prepare_data
 
     page, figures = report_files(parsed.data, output)
     make_folder(state_home())
     # A report is asked for to see what is wrong: it is written for data that no run could use.
-    prepared = prepare_data(parsed)
-    write_report(parsed, prepared, page, figures)
+    with in_use(state_home()):
+        prepared = prepare_data(parsed)
+        write_report(parsed, prepared, page, figures)
     console = Console()
     console.print(_funnel(prepared))
     console.print(escape(f"The report: {page} (and {figures})"), soft_wrap=True)

@@ -82,13 +82,14 @@ def export(
     """Write a version as a folder for PEFT, TRL and vLLM; or merged; or as GGUF."""
     parsed = read_config(config, overrides or ())
     use_services(state_home())
+    from orpo_pipeline.retention.use import in_use
     from tasks.export import ExportRequest, export_version
 
     # An exit, not a death by signal: only so is the half-written folder removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     console = Console()
     request = ExportRequest(folder, merge, gguf, converter, pairs, force)
-    with console.status("") as status:
+    with in_use(state_home()), console.status("") as status:
         done = export_version(parsed, state_home(), version, request, status.update)
     _print_export(console, folder, done)
 

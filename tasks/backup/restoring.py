@@ -1,5 +1,6 @@
 """Put a backup in the place of a state folder: whole and verified, or not at all."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -7,6 +8,8 @@ import sqlite3
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil
 
 from orpo_pipeline.stages import MANIFEST, first_damage, sync
 from schemas.errors import EnvironmentFault, UserError
@@ -42,6 +45,7 @@ def restore_backup(file: Path, home: Path) -> Restored:
     _require_room(file, home)
     temporary = home.with_name(f".{home.name}.restore.{os.getpid()}.{secrets.token_hex(4)}")
     try:
+        _remove_abandoned(home)
         temporary.mkdir(parents=True)
         index = unpack(file, temporary)
         stages, gone = _verify(temporary)
@@ -73,6 +77,14 @@ def restore_backup(file: Path, home: Path) -> Restored:
             if found != index.versions[name]
         ),
     )
+
+
+def _remove_abandoned(home: Path) -> None:
+    """What killed restores to the same folder have left beside it."""
+    for folder in home.parent.glob(f".{glob.escape(home.name)}.restore.*.*"):
+        pid = folder.name.split(".")[-2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_room(file: Path, home: Path) -> None:

@@ -60,10 +60,12 @@ class RunWatcher:
     def look(self) -> None:
         """Called often: every few seconds it looks. A server that is away is asked again later."""
         now = time.monotonic()
-        with suppress(EnvironmentFault):
+        try:
             if now >= self.next_look:
                 self.next_look = now + LOOK_SECONDS
                 self._look_at_runs(now)
+        except EnvironmentFault:
+            self.hears_from = now + SILENCE.total_seconds()
         with suppress(EnvironmentFault):
             if now >= self.next_slow_look:
                 self.next_slow_look = now + SLOW_LOOK_SECONDS

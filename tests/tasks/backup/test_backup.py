@@ -188,6 +188,24 @@ def test_a_file_that_was_cut_off_or_changed_restores_nothing(
     assert restore_backup(file, back).stages == 1
 
 
+def test_what_a_killed_restore_left_is_removed_and_a_living_ones_stays(
+    small: Path, tmp_path: Path
+) -> None:
+    file, back = tmp_path / "b.tar", tmp_path / "back"
+    write_backup(small, file)
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    left, at_work, other = (
+        tmp_path / f".{name}.restore.{pid}.0123abcd"
+        for name, pid in (("back", child.pid), ("back", os.getpid()), ("back2", child.pid))
+    )
+    for folder in (left, at_work, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    restore_backup(file, back)
+    assert [folder.exists() for folder in (left, at_work, other)] == [False, True, True]
+
+
 def flipped(whole: bytes) -> bytes:
     middle = len(whole) // 3
     return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
