@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from orpo_pipeline.training.out_of_memory import SMALLER
+from orpo_pipeline.training.out_of_memory import SMALLER, memory_kills
 from schemas.errors import ERRORS_BY_EXIT_CODE, OutOfMemory, PipelineError
 from schemas.jobs import EVENT, Done, Event, Failed, Job
 from schemas.record import Record
@@ -19,9 +19,6 @@ STOP_GRACE_SECONDS = 120.0
 """Time to write a checkpoint after SIGTERM; then SIGKILL."""
 
 LOG_LINES = 15
-
-KERNEL_COUNTERS = Path("/proc/vmstat")
-"""Linux counts there, as `oom_kill`, the processes that it has killed for memory."""
 
 R = TypeVar("R", bound=Record)
 
@@ -112,15 +109,6 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         return
-
-
-def memory_kills() -> int:
-    """Processes that the kernel has killed for memory since it started; 0 where it does not say."""
-    try:
-        counters = dict(line.split() for line in KERNEL_COUNTERS.read_text().splitlines())
-    except (OSError, ValueError):
-        return 0
-    return int(counters.get("oom_kill", 0))
 
 
 def _failure(

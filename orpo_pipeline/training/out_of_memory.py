@@ -20,6 +20,9 @@ PLAN = "plan.json"
 WORDS = ("out of memory", "can't allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch, its CPU allocator and CUDA's libraries say, all as a RuntimeError."""
 
+KERNEL_COUNTERS = Path("/proc/vmstat")
+"""Linux counts there, as `oom_kill`, the processes that it has killed for memory."""
+
 UNITS = {"packed": "tokens", "trl": "pairs"}
 
 
@@ -49,6 +52,15 @@ def _is_of_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or any(word in str(error) for word in WORDS)
+
+
+def memory_kills() -> int:
+    """Processes that the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        counters = dict(line.split() for line in KERNEL_COUNTERS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counters.get("oom_kill", 0))
 
 
 def halve_pass(plan: TrainingPlan, batch_size: int, longest: int, step: int) -> TrainingPlan | None:

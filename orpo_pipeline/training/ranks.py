@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 from orpo_pipeline.training.engine import Interrupted
+from orpo_pipeline.training.out_of_memory import memory_kills
 from schemas.errors import OutOfMemory, PipelineError
 from schemas.jobs import JOB, TrainJob
 
@@ -56,10 +57,7 @@ def started_ranks(job: TrainJob, on_loss: Callable[[PipelineError], None]) -> It
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", "orpo_pipeline.training.ranks", str(job_file), str(store)]
         # In this process's group, so that who stops it stops them.
-        others = [
-            subprocess.Popen([*command, str(rank)], stdin=subprocess.PIPE)
-            for rank in range(1, ranks)
-        ]
+        others = OtherRanks([[*command, str(rank)] for rank in range(1, ranks)])
         over = threading.Event()
         threading.Thread(target=_watch, args=(others, over, on_loss), daemon=True).start()
         try:
@@ -69,13 +67,13 @@ def started_ranks(job: TrainJob, on_loss: Callable[[PipelineError], None]) -> It
             raise
         except Exception as error:
             # What the others' broken connections make of it; they take a moment to end themselves.
-            lost = _first_lost(others, END_SECONDS)
+            lost = others.first_lost(END_SECONDS)
             if lost is None:
                 raise
             raise lost from error
         finally:
             over.set()
-            _end(others)
+            others.end()
 
 
 @contextmanager
@@ -134,55 +132,64 @@ def on_any_rank(here: bool, device: Any) -> bool:
     return bool(asked)
 
 
-def _watch(
-    others: list["subprocess.Popen[bytes]"],
-    over: threading.Event,
-    on_loss: Callable[[PipelineError], None],
-) -> None:
-    """Call `on_loss` when a rank has ended early and rank 0 still waits for it."""
-    while not over.wait(0.5):
-        if _first_lost(others) is None:
-            continue
-        if not over.wait(PATIENCE_SECONDS) and (lost := _first_lost(others)) is not None:
-            on_loss(lost)
-        return
+class OtherRanks:
+    """The processes of the ranks from 1 on."""
 
+    def __init__(self, commands: list[list[str]]) -> None:
+        """`commands`: of rank 1, 2, ..."""
+        self.memory_kills = memory_kills()
+        self.processes = [subprocess.Popen(one, stdin=subprocess.PIPE) for one in commands]
 
-def _first_lost(
-    others: list["subprocess.Popen[bytes]"], patience: float = 0.0
-) -> PipelineError | None:
-    """The rank that has ended early, or does so within `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        codes = [other.poll() for other in others]
-        ended = {rank: code for rank, code in enumerate(codes, start=1) if code}
-        # With 1 end those that lose their connection to another: that one says more.
-        telling = {rank: code for rank, code in ended.items() if code != 1}
-        if telling or None not in codes or time.monotonic() >= deadline:
-            break
-        time.sleep(0.1)
-    for rank, code in (telling or ended).items():
-        kind = OutOfMemory if code == OutOfMemory.exit_code else PipelineError
+    def first_lost(self, patience: float = 0.0) -> PipelineError | None:
+        """The error of the rank that has ended early, or does so within `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            codes = [process.poll() for process in self.processes]
+            ended = {rank: code for rank, code in enumerate(codes, start=1) if code}
+            # With 1 end those that lose their connection to another: that one says more.
+            telling = {rank: code for rank, code in ended.items() if code != 1}
+            if telling or None not in codes or time.monotonic() >= deadline:
+                break
+            time.sleep(0.1)
+        for rank, code in (telling or ended).items():
+            return self._loss(rank, code)
+        return None
+
+    def _loss(self, rank: int, code: int) -> PipelineError:
+        for_memory = code == -signal.SIGKILL and memory_kills() > self.memory_kills
+        kind = OutOfMemory if for_memory or code == OutOfMemory.exit_code else PipelineError
+        how = " (the system killed it, because memory had run out)" * for_memory
         return kind(
-            f"Rank {rank} of the training ended with exit code {code}.",
-            f"all {len(others) + 1} ranks to train to the end.",
+            f"Rank {rank} of the training ended with exit code {code}{how}.",
+            f"all {len(self.processes) + 1} ranks to train to the end.",
             "The log says what happened to it; the same command continues from the last "
             "checkpoint.",
         )
-    return None
+
+    def end(self) -> None:
+        """Close what they live by, and wait until they have ended."""
+        deadline = time.monotonic() + END_SECONDS
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self.processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _end(others: list["subprocess.Popen[bytes]"]) -> None:
-    deadline = time.monotonic() + END_SECONDS
-    for process in others:
-        assert process.stdin is not None
-        process.stdin.close()
-    for process in others:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _watch(
+    others: OtherRanks, over: threading.Event, on_loss: Callable[[PipelineError], None]
+) -> None:
+    """Call `on_loss` when a rank has ended early and rank 0 still waits for it."""
+    while not over.wait(0.5):
+        if others.first_lost() is None:
+            continue
+        if not over.wait(PATIENCE_SECONDS) and (lost := others.first_lost()) is not None:
+            on_loss(lost)
+        return
 
 
 def _die_with_first() -> None:

@@ -6,6 +6,7 @@ The kernel refuses the process more memory than it has (RLIMIT_DATA), from some 
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from orpo_pipeline.training import out_of_memory
 from orpo_pipeline.training.out_of_memory import (
     follow,
     halve_pass,
@@ -20,12 +22,12 @@ from orpo_pipeline.training.out_of_memory import (
     kept_plan,
     memory_faults,
 )
+from orpo_pipeline.training.ranks import OtherRanks
 from orpo_pipeline.training.train import read_metrics, train
 from schemas.errors import EnvironmentFault, OutOfMemory, PipelineError
 from schemas.jobs import Event, Metrics, PrepareJob, TrainJob
 from schemas.plan import Choice, TrainingPlan
 from schemas.results import PreparedData
-from tasks import stage_process
 from tasks.stage_process import run_stage
 from tasks.train_child import train_in_child
 
@@ -139,7 +141,7 @@ def test_a_process_that_the_kernel_killed_for_memory_had_no_memory(
 ) -> None:
     """Its own counter tells that from somebody's kill -9."""
     counters = tmp_path / "vmstat"
-    monkeypatch.setattr(stage_process, "KERNEL_COUNTERS", counters)
+    monkeypatch.setattr(out_of_memory, "KERNEL_COUNTERS", counters)
     job = PrepareJob(config=train_job().config, home=tmp_path / "killed")
 
     def kill(kills_after: int) -> Callable[[Event], None]:
@@ -160,6 +162,28 @@ def test_a_process_that_the_kernel_killed_for_memory_had_no_memory(
     with pytest.raises(PipelineError, match="exit code -9") as caught:
         run_stage(job, PreparedData, kill(5))
     assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_so_had_a_rank_that_the_kernel_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = tmp_path / "vmstat"
+    monkeypatch.setattr(out_of_memory, "KERNEL_COUNTERS", counters)
+
+    def killed(kills_after: int) -> PipelineError | None:
+        counters.write_text("pgfault 3\noom_kill 4\n")
+        ranks = OtherRanks([[sys.executable, "-c", "input()"]])
+        counters.write_text(f"pgfault 7\noom_kill {kills_after}\n")
+        os.kill(ranks.processes[0].pid, signal.SIGKILL)
+        try:
+            return ranks.first_lost(10)
+        finally:
+            ranks.end()
+
+    assert isinstance(killed(5), OutOfMemory)
+    other = killed(4)
+    assert other is not None and not isinstance(other, OutOfMemory)
+    assert "Rank 1 of the training ended with exit code -9" in other.found
 
 
 @pytest.mark.parametrize(
