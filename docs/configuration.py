@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from schemas/config.py: `python docs/configuration.py`."""
+"""Writes docs/configuration.md from schemas/*config.py: `python docs/configuration.py`."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 
 HEAD = """# Configuration
 
-<!-- Written by docs/configuration.py from schemas/config.py. Edit the field's text there. -->
+<!-- Written by docs/configuration.py from schemas/*config.py. Edit the field's text there. -->
 
 A run is described by one YAML file. Name only what you want to change; the rest has the default
 below. The files in `configs/` are examples.

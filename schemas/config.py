@@ -1,7 +1,7 @@
 """One frozen `RunConfig`: every knob of a run, its unit and what turning it does."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -10,7 +10,8 @@ from schemas.gate_config import GateConfig
 from schemas.pairs import DefectCode, Severity
 from schemas.retention_config import RetentionConfig
 from schemas.retraining_config import RetrainingConfig
-from schemas.section import Section
+from schemas.section import Section, on_or_off
+from schemas.training_config import TrainingConfig
 
 EMBEDDED = "embedded"
 
@@ -30,11 +31,6 @@ ALL_LINEAR_PROJECTIONS = (
     "up_proj",
     "down_proj",
 )
-
-
-def _switch(value: Any) -> Any:
-    """YAML reads an unquoted on or off as a truth value."""
-    return ("off", "on")[value] if isinstance(value, bool) else value
 
 
 SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -157,7 +153,7 @@ class ModelConfig(Section):
     quantization: Literal["auto", "nf4", "none"] = "auto"
     """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA); `none`: weights in `dtype`."""
 
-    dequantised_cache: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    dequantised_cache: Annotated[Literal["auto", "off"], BeforeValidator(on_or_off)] = "auto"
     """Hold the NF4 weights of so many layers in `dtype` instead, as half of the memory left over
     allows: the same numbers, and no step makes them anew."""
 
@@ -182,88 +178,6 @@ class LoraConfig(Section):
 
     use_rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732): for ranks of 64 and more."""
-
-
-class TrainingConfig(Section):
-    """The ORPO optimisation (arXiv 2403.07691)."""
-
-    method: Literal["lora", "full"] = "lora"
-    """`lora`: an adapter beside frozen weights. `full`: every weight, held in float32 and not
-    quantised; `lora` is not used then, and the memory is 16 bytes a parameter with `adamw`."""
-
-    engine: Literal["auto", "packed", "trl"] = "auto"
-    """`packed`: each prompt computed once, no padding, no kept logits; the same loss. `trl`: TRL's
-    ORPOTrainer on our token ids, the reference. `auto`: packed where the model allows it."""
-
-    orpo_lambda: float = Field(default=0.1, ge=0)
-    """Weight of the odds-ratio loss: the paper's lambda, TRL's `beta`."""
-
-    nll_scope: Literal["prompt_and_response", "response"] = "prompt_and_response"
-    """Tokens of the NLL: prompt and chosen answer (the paper's code, TRL), or the answer alone."""
-
-    learning_rate: float = Field(default=8e-6, gt=0)
-    """Peak learning rate. LoRA usually wants 5e-5 to 5e-4, full fine-tuning 5e-6 to 8e-6."""
-
-    lr_scheduler: Literal["linear", "cosine", "inverse_sqrt", "constant_with_warmup"] = "linear"
-    """Schedule after the warm-up."""
-
-    warmup: float = Field(default=0.1, ge=0)
-    """Below 1: share of all steps; from 1: number of steps."""
-
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the training pairs; ignored when `max_steps` is set."""
-
-    max_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps."""
-
-    batch_size: int = Field(default=8, ge=1)
-    """Pairs per optimizer step."""
-
-    token_budget: int | None = Field(default=None, ge=1)
-    """Tokens per forward pass of the packed engine; a longer pair is computed alone. Unset: decided
-    by the plan. Any value gives the same step, but for rounding and the draws of dropout."""
-
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Pairs per forward pass of TRL; must divide `batch_size`. Unset: decided by the plan."""
-
-    processes: int | None = Field(default=None, ge=1)
-    """Ranks that share each step's pairs, with the packed engine: on a GPU each has one of its own,
-    on a CPU they share the cores. Unset: decided by the plan."""
-
-    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"] = "auto"
-    """8-bit states save memory; paged ones survive spikes on a GPU. `galore_adamw` (arXiv
-    2403.03507), for `method: full`: the states of projected gradients of rank `galore_rank`."""
-
-    galore_rank: int = Field(default=128, ge=1)
-    """Rank of GaLore's projections: more is closer to AdamW, and its states are larger."""
-
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW weight decay."""
-
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm."""
-
-    on_non_finite: Literal["stop", "skip"] = "stop"
-    """A step whose loss or gradient is NaN or infinite: training stops before it, or leaves it out
-    (no weight and no optimizer state changes) and counts it. Either way its row ids are named."""
-
-    max_skipped_steps: int = Field(default=10, ge=0)
-    """With `on_non_finite: skip`, one more such step than this stops training."""
-
-    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = (
-        "auto"
-    )
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-
-    save_steps: int = Field(default=25, ge=1)
-    """Optimizer steps between checkpoints: the most that a crash can cost."""
-
-    eval_pairs: int = Field(default=64, ge=0)
-    """Held-out pairs whose loss is measured at each checkpoint. 0: none. The same ones every time,
-    and the trained weights are those of a training without."""
-
-    seed: int = Field(default=42, ge=0)
-    """Seeds adapter weights, data order and dropout."""
 
 
 class RegistryConfig(Section):

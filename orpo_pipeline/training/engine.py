@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from schemas.config import TrainingConfig
 from schemas.plan import TrainingPlan
+from schemas.training_config import TrainingConfig
 
 StepMetrics = Callable[[int, int, dict[str, float]], None]
 """Called after each optimizer step with the step, the number of steps, and its figures."""

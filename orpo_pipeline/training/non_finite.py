@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from orpo_pipeline.data.prepared_files import TRAIN, read_row_ids
 from orpo_pipeline.training.ranks import on_any_rank
-from schemas.config import TrainingConfig
 from schemas.errors import UserError
+from schemas.training_config import TrainingConfig
 
 LOSS, GRADIENT_NORM = "train/loss", "optimizer/gradient_norm"
 SKIPPED = "skipped_steps"

@@ -25,8 +25,8 @@ from orpo_pipeline.training.non_finite import (
 )
 from orpo_pipeline.training.qlora import load_trained_weights
 from orpo_pipeline.training.ranks import on_any_rank
-from schemas.config import TrainingConfig
 from schemas.plan import TrainingPlan
+from schemas.training_config import TrainingConfig
 
 OPTIMIZERS = {
     "adamw": "adamw_torch",

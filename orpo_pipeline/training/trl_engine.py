@@ -21,8 +21,8 @@ from orpo_pipeline.training.trainer_setup import (
     load_finished,
     run_trainer,
 )
-from schemas.config import TrainingConfig
 from schemas.plan import TrainingPlan
+from schemas.training_config import TrainingConfig
 
 LABEL_IGNORED = -100
 PAIR = "pair"

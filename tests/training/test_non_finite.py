@@ -29,10 +29,10 @@ from orpo_pipeline.training.order import epoch_order
 from orpo_pipeline.training.packed.forward import causal_lm_of
 from orpo_pipeline.training.train import Interrupted, read_metrics, train
 from orpo_pipeline.training.trainer_setup import _reporting
-from schemas.config import TrainingConfig
 from schemas.errors import UserError
 from schemas.jobs import TrainJob
 from schemas.results import TrainedAdapter
+from schemas.training_config import TrainingConfig
 
 MakeJob = Callable[..., TrainJob]
 WEIGHTS = "adapter_model.safetensors"
