@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from orpo_pipeline.adapter_files import CONFIG, WEIGHTS
+from orpo_pipeline.data.prepared_files import QUARANTINE
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.curves import training_curves
 from orpo_pipeline.evaluation.figures import data_funnel, margin_histogram
@@ -65,7 +66,7 @@ def record_run(
     tracker.log_dataset(run_id, prepared.dataset_id[:DIGEST_LENGTH])
     tracker.points.correct(run_id, figure_points(adapter, evaluation))
     client.log_artifact(run_id, str(prepared.path / "report.json"), "data")
-    client.log_artifact(run_id, str(prepared.path / "quarantine.parquet"), "data")
+    client.log_artifacts(run_id, str(prepared.path / QUARANTINE), f"data/{QUARANTINE}")
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
     client.log_text(run_id, evaluation.model_dump_json(indent=1), "evaluation/report.json")
     client.log_text(run_id, plan_markdown(plan), "plan.md")

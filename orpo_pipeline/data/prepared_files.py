@@ -2,32 +2,29 @@
 
     train.parquet, eval.parquet    which row of which shard, in the order of row ids (KeptPairs)
     shards/NNNNN/                  checked blocks: index.parquet, rows.parquet
-    quarantine.parquet, duplicates.parquet, report.json, tokenizer/, record.json
+    quarantine.parquet/            of rows that were not taken (orpo_pipeline/data/quarantine.py)
+    duplicates.parquet, report.json, tokenizer/, record.json
 
 Shards are links to the block store's files: a row added to a million costs no second copy.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orpo_pipeline.data.block_checks import INDEX, ROWS
 from orpo_pipeline.data.block_store import StoredBlock
-from orpo_pipeline.data.checking import as_json
 from orpo_pipeline.stages import Entries, manifest_entries
-from schemas.frames import Quarantine
-from schemas.pairs import SIDES, DefectCode
+from schemas.pairs import SIDES
 
 TRAIN, EVAL = "train", "eval"
 QUARANTINE, DUPLICATES = "quarantine.parquet", "duplicates.parquet"
 TOKEN_COLUMNS = tuple(f"{side}_ids" for side in SIDES)
-WRITTEN_AT_ONCE = 20_000  # quarantined rows in memory
 
 
 def shard_name(number: int) -> str:
@@ -106,16 +103,21 @@ def read_column(
     return stored[column].gather(places)
 
 
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def link_shards(temporary: Path, blocks: Sequence[StoredBlock]) -> None:
-    """Hard links to the blocks' files, or copies where the disk has no links."""
+    """Links to the blocks' files."""
     for number, block in enumerate(blocks):
         shard = temporary / "shards" / shard_name(number)
         shard.mkdir(parents=True)
         for name in (INDEX, ROWS):
-            try:
-                os.link(block.folder / name, shard / name)
-            except OSError:
-                shutil.copyfile(block.folder / name, shard / name)
+            link(block.folder / name, shard / name)
 
 
 def shard_entries(blocks: Sequence[StoredBlock]) -> Entries:
@@ -126,56 +128,3 @@ def shard_entries(blocks: Sequence[StoredBlock]) -> Entries:
         for name in (INDEX, ROWS):
             entries[f"shards/{shard_name(number)}/{name}"] = known[name]
     return entries
-
-
-def write_quarantine(path: Path, rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> None:
-    """quarantine.parquet from `rows`: shard, position, code, reason, row_id, origin, split.
-
-    Written in portions, since the rows' texts together may not fit the memory.
-    """
-    schema: pa.Schema | None = None
-    writer: pq.ParquetWriter | None = None
-    try:
-        for part in _portions(rows):
-            frame = Quarantine.validate(_with_texts(part, blocks), lazy=True)
-            table = frame.to_arrow().cast(schema) if schema else frame.to_arrow()
-            schema = table.schema
-            writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _portions(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    yield rows.head(WRITTEN_AT_ONCE)  # also when there are none: the file is there
-    for start in range(WRITTEN_AT_ONCE, rows.height, WRITTEN_AT_ONCE):
-        yield rows.slice(start, WRITTEN_AT_ONCE)
-
-
-def _with_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.DataFrame:
-    severities = {code.value: code.severity.value for code in DefectCode}
-    return rows.with_columns(
-        severity=pl.col("code").replace_strict(severities, return_dtype=pl.String),
-        row=row_texts(rows, blocks),
-    ).select("origin_file", "origin_row", "split", "code", "severity", "reason", "row_id", "row")
-
-
-def row_texts(rows: pl.DataFrame, blocks: Sequence[StoredBlock]) -> pl.Series:
-    """`rows` (shard, position, code) as quarantine.parquet shows them.
-
-    A row with a defect of its own was stored with its text; that of any other is rebuilt, but for
-    one that is forgotten: reports are kept with every run.
-    """
-    forgotten = rows["code"] == DefectCode.FORGOTTEN.value
-    texts = read_column(blocks, ROWS, "text", rows)
-    if forgotten.any():  # else a copy of all texts for nothing
-        texts = texts.set(forgotten, "")
-    missing = rows.select("shard", "position").with_row_index().filter(texts.is_null())
-    places: list[int] = []
-    rebuilt: list[str] = []
-    for (number,), part in missing.group_by("shard", maintain_order=True):
-        found = read_few_rows(blocks[int(str(number))].folder, part["position"], SIDES)
-        places.extend(part["index"])
-        rebuilt += map(as_json, found.iter_rows(named=True))
-    return texts.scatter(places, rebuilt)

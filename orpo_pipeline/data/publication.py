@@ -12,14 +12,12 @@ from orpo_pipeline.data.inputs import Inputs
 from orpo_pipeline.data.prepared_files import (
     DUPLICATES,
     EVAL,
-    QUARANTINE,
     TRAIN,
     link_shards,
     read_few_rows,
-    row_texts,
     shard_entries,
-    write_quarantine,
 )
+from orpo_pipeline.data.quarantine import link_parts, part_entries, row_texts, store_parts
 from orpo_pipeline.data.report.contents import ReportHeader, summarise
 from orpo_pipeline.data.rules.checks import RULES_VERSION
 from orpo_pipeline.data.tokens.chat_template import ChatFormat
@@ -81,11 +79,13 @@ def publish_prepared(
         held_out_key=inputs.held_out_key,
     )
     report = _report(rows, blocks, record, config)
-    with new_stage(inputs.folder, shard_entries(blocks)) as temporary:
+    parts = store_parts(removed, blocks)
+    linked = shard_entries(blocks) | part_entries(parts)
+    with new_stage(inputs.folder, linked) as temporary:
         for split in (TRAIN, EVAL):
             side = kept.filter(pl.col("split") == split).select(*KeptPairs.to_schema().columns)
             KeptPairs.validate(side, lazy=True).write_parquet(temporary / f"{split}.parquet")
-        write_quarantine(temporary / QUARANTINE, removed, blocks)
+        link_parts(temporary, parts)
         _write_duplicates(temporary / DUPLICATES, rows)
         link_shards(temporary, blocks)
         chat.tokenizer.save_pretrained(temporary / "tokenizer")

@@ -16,6 +16,7 @@ from orpo_pipeline.data.block_checks import ROWS
 from orpo_pipeline.data.block_store import BLOCKS as LISTED_BLOCKS
 from orpo_pipeline.data.inputs import BLOCKS
 from orpo_pipeline.data.lineage import prepared_stages
+from orpo_pipeline.data.quarantine import PART, QUARANTINED
 from orpo_pipeline.data.row_lists import LINEAGE, is_row_list
 from orpo_pipeline.retraining.snapshots import SNAPSHOTS
 from orpo_pipeline.retraining.watermark import WATERMARKS, newest_training
@@ -141,7 +142,7 @@ def _stage_parents(home: Path) -> Iterator[Path]:
     yield from (home / name for name in (*STAGES, BLOCKS, TRAINING, EVALUATING))
     yield from _models(home)
     for settings in _inside(home / BLOCKS):
-        yield from (settings, settings / "files", settings / "compared")
+        yield from (settings, settings / "files", settings / "compared", settings / QUARANTINED)
         yield from _inside(settings / "compared")
 
 
@@ -166,15 +167,15 @@ def _adapters(home: Path, kept: Kept, old: Callable[[Path], bool]) -> Iterator[P
 
 
 def _blocks(home: Path, prepared: set[str]) -> Iterator[Path]:
-    """Blocks that no kept prepared data holds, and lists of files that name one.
+    """Blocks and parts of quarantines that no kept prepared data holds, and lists of files that
+    name such a block.
 
-    A block is known by the bytes of its rows, because a disk without hard links has copies.
+    They are known by their bytes, because a disk without hard links has copies.
     """
     used = {
         entry["sha256"]
         for name in prepared
-        for path, entry in _entries(home / "prepared" / name).items()
-        if Path(path).name == ROWS
+        for entry in _entries(home / "prepared" / name).values()
     }
     for settings in _inside(home / BLOCKS):
         blocks = {f.name: f for f in _newest_first(settings)}
@@ -192,6 +193,9 @@ def _blocks(home: Path, prepared: set[str]) -> Iterator[Path]:
             if not damaged and not {name for name, _ in json.loads(listed.read_text())} <= stay:
                 yield listed.parent
         yield from (folder for name, folder in blocks.items() if name not in stay)
+        for part in _newest_first(settings / QUARANTINED):
+            if _entries(part).get(PART, {}).get("sha256") not in used:
+                yield part
 
 
 def _entries(folder: Path) -> Entries:

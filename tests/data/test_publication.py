@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from prepared import (
     BROKEN,
-    EMPTY,
     GOOD,
     answer,
     blocks_in,
@@ -85,8 +84,9 @@ def test_shards_are_links_and_the_manifest_vouches_for_all(
     assert {name: entry["sha256"] for name, entry in listed.items()} == {
         name: sha256 for name, sha256 in content.items() if name != MANIFEST
     }
-    for name in ("train.parquet", "quarantine.parquet", "duplicates.parquet", "report.json"):
+    for name in ("train.parquet", "duplicates.parquet", "report.json"):
         assert name in listed
+    assert "quarantine.parquet/00000.parquet" in listed
     assert "tokenizer/tokenizer.json" in listed
 
 
@@ -105,18 +105,6 @@ def test_where_the_disk_has_no_links_shards_are_copies(
     shards = list((copied.path / "shards").rglob("*.parquet"))
     assert {shard.stat().st_nlink for shard in shards} == {1}
     assert is_complete(copied.path)
-
-
-def test_a_long_quarantine_is_written_in_portions(
-    prepare_rows: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [*GOOD, *["[]"] * 5, EMPTY, *[BROKEN] * 4]
-    whole = frame(prepare_rows(rows, max_quarantined_share=1.0), "quarantine")
-    monkeypatch.setattr(prepared_files, "WRITTEN_AT_ONCE", 3)
-    parts = prepare_rows(rows, home="elsewhere", max_quarantined_share=1.0)
-    assert frame(parts, "quarantine").equals(whole)
-    Quarantine.validate(whole, lazy=True)
-    assert whole["row"].to_list()[:5] == ["[]"] * 5
 
 
 def test_nothing_quarantined_is_an_empty_table_with_the_same_columns(

@@ -18,6 +18,8 @@ from seen import seen, watermark
 
 from orpo_pipeline.data.lineage import find_stage, stage_rows
 from orpo_pipeline.data.preparation import prepare
+from orpo_pipeline.data.prepared_files import QUARANTINE
+from orpo_pipeline.data.quarantine import PART, QUARANTINED
 from orpo_pipeline.data.row_lists import FACTS, keep_row_list
 from orpo_pipeline.data.row_search import resolve_row_id, row_uses
 from orpo_pipeline.retention.removal import remove, rotate_log
@@ -113,6 +115,27 @@ def test_blocks_that_no_prepared_data_holds_go_and_are_made_again_when_they_are_
     write_rows(tmp_path / "pairs.jsonl", [pair_row(number) for number in range(60)])
     again = prepare(make(), home, lambda *_: None)
     assert not again.reused and again.dataset_id == whole.dataset_id
+
+
+def test_a_part_of_a_quarantine_goes_with_the_last_data_that_hold_it(
+    tiny_config: Configure, tmp_path: Path
+) -> None:
+    home, source = tmp_path / "home", tmp_path / "pairs.jsonl"
+    rows = [pair_row(number) for number in range(60)]
+    made = []
+    for broken in ("[1]", "[2]"):
+        write_rows(source, [*rows, broken])
+        made.append(prepare(tiny_config(), home, lambda *_: None))
+    parts = {path for one in made for path in (one.path / QUARANTINE).iterdir()}
+    stored = list(home.glob(f"blocks/*/{QUARANTINED}/*"))
+    assert len(parts) == len(stored) == 2
+    os.utime(made[0].path / "manifest.json", (1e9, 1e9))
+    going = [one.folder for one in find_unused(home, NOTHING, config())]
+    (left,) = [folder for folder in stored if folder not in going]
+    assert (left / PART).samefile(made[1].path / QUARANTINE / "00000.parquet")
+    for folder in going:
+        remove(folder)
+    assert is_complete(made[1].path) and unused(home) == {}
 
 
 def test_the_watermarks_snapshot_and_the_newest_stay(
