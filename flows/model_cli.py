@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -89,8 +90,10 @@ def export(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     console = Console()
     request = ExportRequest(folder, merge, gguf, converter, pairs, force)
-    with in_use(state_home()), console.status("") as status:
-        done = export_version(parsed, state_home(), version, request, status.update)
+    home = state_home()
+    at_work = in_use(home) if home.is_dir() else nullcontext()  # a mistyped one is not made
+    with at_work, console.status("") as status:
+        done = export_version(parsed, home, version, request, status.update)
     _print_export(console, folder, done)
 
 

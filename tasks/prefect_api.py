@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any
 from urllib import request
 from urllib.error import HTTPError
@@ -62,6 +62,12 @@ def call(api: str, method: str, path: str, body: Any = None, timeout: float = 60
         content = _read(message, timeout)
     except HTTPError as error:
         raise _refused(message, error) from error
+    except InvalidURL as error:  # whose words may hold a password
+        raise EnvironmentFault(
+            "The address of the Prefect or MLflow server cannot be used.",
+            "http://HOST:PORT/api for Prefect, http://HOST:PORT for MLflow.",
+            "Correct it; a login stands in a variable of its own (docs/security.md).",
+        ) from error
     except (OSError, HTTPException) as error:
         raise EnvironmentFault(
             f"{_server(message)} failed to answer {method} {path}: {error}.",

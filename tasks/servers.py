@@ -21,7 +21,7 @@ from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
 from tasks.recovery.kept_servers import KeptServers, ended
-from tasks.recovery.silence import Heartbeats, Silence, answering
+from tasks.recovery.silence import Silence, answering, reporting
 from tasks.recovery.watch import RunWatcher
 from tasks.servers_file import (
     ProcessIdentity,
@@ -76,7 +76,7 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
     _require_checkout()
     listening.require_safe()
     exit_code = 0
-    with _only_one(home), own_databases(home) as keep_databases:
+    with _only_one(home), own_databases(home) as require_databases:
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
@@ -87,7 +87,7 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
             try:
                 supervisor.start()
                 supervisor.announce(open_browser)
-                supervisor.watch(keep_databases)
+                supervisor.watch(require_databases)
             except _StopRequested:
                 pass
             except PipelineError as error:
@@ -109,7 +109,7 @@ class _Supervisor:
         self.servers = KeptServers(self._launch, self._clear_away, self._say)
         self.runs = RunWatcher(home, self.api, self.mlflow_url, self._say)
         health = {PREFECT: answering(self.api), MLFLOW: answering(self.mlflow_url)}
-        self.silence = Silence(health | {WORKER: Heartbeats(self.api).heard})
+        self.silence = Silence({**health, WORKER: reporting(self.api)})
         self.stop_requested = False
         self.file = ServersFile(supervisor=ProcessIdentity.of_this_process())
 
@@ -153,11 +153,11 @@ class _Supervisor:
         if open_browser:
             webbrowser.open(self.mlflow_url)
 
-    def watch(self, keep_databases: Callable[[], None]) -> None:
+    def watch(self, require_databases: Callable[[], None]) -> None:
         """Return never: a signal ends it, or a server that dies again and again."""
         while True:
             self._check_stop()
-            keep_databases()
+            require_databases()
             for role in self.silence.look(self.servers.living(), time.monotonic()):
                 self.servers.kill(role, "gives no sign of life")
             if self.servers.mend():

@@ -57,6 +57,7 @@ def server_environment(home: Path, listening: Listening) -> dict[str, str]:
         | {
             "PREFECT_API_URL": listening.prefect_api,
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "30",  # by which `up` knows that it works
             "PREFECT_CLIENT_MAX_RETRIES": CLIENT_RETRIES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }

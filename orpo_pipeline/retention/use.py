@@ -1,6 +1,7 @@
 """Runs and pruning keep out of each other's way by one lock, which no dead process can hold.
 
-in-use.lock    shared by every run, stage process and backup; exclusive while something is pruned
+in-use.lock    shared by runs, their stages' processes, backups, reports and exports; exclusive
+               while something is pruned
 """
 
 import fcntl
@@ -15,7 +16,7 @@ LOCK = "in-use.lock"
 
 
 class InUse(EnvironmentFault):
-    """A run or a backup is at work, and nothing may be removed."""
+    """Something reads or writes the state folder, and nothing may be removed."""
 
 
 @contextmanager
@@ -28,18 +29,18 @@ def in_use(home: Path) -> Iterator[None]:
 
 @contextmanager
 def not_in_use(home: Path) -> Iterator[None]:
-    """No run is at work while the block runs; one that starts waits.
+    """Nothing is at work while the block runs; what starts waits.
 
-    Raises InUse when one is at work already.
+    Raises InUse when something is at work already.
     """
     with _opened(home) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(
-                f"A run or a backup is at work on {home}; nothing was pruned.",
+                f"A run, backup, report or export is at work on {home}; nothing was pruned.",
                 "neither while files are removed.",
-                "Wait until it has ended. A retraining prunes at its own end.",
+                "Wait until it has ended; the next retraining prunes, too.",
             ) from None
         yield
 

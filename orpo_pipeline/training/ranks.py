@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 from orpo_pipeline.training.engine import Interrupted
-from orpo_pipeline.training.out_of_memory import memory_kills
+from orpo_pipeline.training.out_of_memory import SMALLER, memory_kills
 from schemas.errors import OutOfMemory, PipelineError
 from schemas.jobs import JOB, TrainJob
 
@@ -35,6 +36,7 @@ PATIENCE_SECONDS = 30.0
 NCCL would wait for minutes."""
 
 END_SECONDS = 10.0
+RECENT_LOOKS = 4
 ORPHANED = 143  # 128 + SIGTERM, as a shell reports it
 
 
@@ -137,7 +139,8 @@ class OtherRanks:
 
     def __init__(self, commands: list[list[str]]) -> None:
         """`commands`: of rank 1, 2, ..."""
-        self.memory_kills = memory_kills()
+        # Of the last looks: a kill of long ago was of something else.
+        self.memory_kills = deque([memory_kills()], maxlen=RECENT_LOOKS)
         self.processes = [subprocess.Popen(one, stdin=subprocess.PIPE) for one in commands]
 
     def first_lost(self, patience: float = 0.0) -> PipelineError | None:
@@ -153,14 +156,17 @@ class OtherRanks:
             time.sleep(0.1)
         for rank, code in (telling or ended).items():
             return self._loss(rank, code)
+        self.memory_kills.append(memory_kills())
         return None
 
     def _loss(self, rank: int, code: int) -> PipelineError:
-        for_memory = code == -signal.SIGKILL and memory_kills() > self.memory_kills
-        kind = OutOfMemory if for_memory or code == OutOfMemory.exit_code else PipelineError
-        how = " (the system killed it, because memory had run out)" * for_memory
-        return kind(
-            f"Rank {rank} of the training ended with exit code {code}{how}.",
+        killed = code == -signal.SIGKILL and memory_kills() > self.memory_kills[0]
+        how = " (the system killed it, because memory had run out)" * killed
+        found = f"Rank {rank} of the training ended with exit code {code}{how}."
+        if killed or code == OutOfMemory.exit_code:
+            return OutOfMemory(found, "memory for the model and one pass, on each rank.", SMALLER)
+        return PipelineError(
+            found,
             f"all {len(self.processes) + 1} ranks to train to the end.",
             "The log says what happened to it; the same command continues from the last "
             "checkpoint.",

@@ -9,9 +9,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
-from orpo_pipeline.stages import MANIFEST, first_damage, sync
+from orpo_pipeline.stages import MANIFEST, first_damage, held, remove_abandoned, sync
 from schemas.errors import EnvironmentFault, UserError
 from schemas.record import Record
 from tasks.backup.archive import unpack
@@ -45,13 +43,14 @@ def restore_backup(file: Path, home: Path) -> Restored:
     _require_room(file, home)
     temporary = home.with_name(f".{home.name}.restore.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        _remove_abandoned(home)
+        remove_abandoned(home.parent, f"{glob.escape(home.name)}.restore")
         temporary.mkdir(parents=True)
-        index = unpack(file, temporary)
-        stages, gone = _verify(temporary)
-        relocated = relocate(temporary, index.home, str(home))
-        sync(temporary)
-        temporary.rename(home)  # an empty folder is replaced, one with anything in it is not
+        with held(temporary):
+            index = unpack(file, temporary)
+            stages, gone = _verify(temporary)
+            relocated = relocate(temporary, index.home, str(home))
+            sync(temporary)
+            temporary.rename(home)  # an empty folder is replaced, one with anything in it is not
         sync(home.parent)
     except OSError as error:
         raise EnvironmentFault(
@@ -77,14 +76,6 @@ def restore_backup(file: Path, home: Path) -> Restored:
             if found != index.versions[name]
         ),
     )
-
-
-def _remove_abandoned(home: Path) -> None:
-    """What killed restores to the same folder have left beside it."""
-    for folder in home.parent.glob(f".{glob.escape(home.name)}.restore.*.*"):
-        pid = folder.name.split(".")[-2]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_room(file: Path, home: Path) -> None:

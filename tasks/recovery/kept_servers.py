@@ -1,11 +1,13 @@
 """The long-lived processes of one `up`: each is started again when it dies, unless too often."""
 
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 
 from schemas.errors import EnvironmentFault
-from tasks.process_group import Child
+from tasks.process_group import KILL_WAIT_SECONDS, Child
 from tasks.recovery.restarts import LIMIT, Deaths, ending
 
 
@@ -46,8 +48,10 @@ class KeptServers:
     def kill(self, role: str, why: str) -> None:
         """End one that lives and does not do its work; `mend` then starts it again."""
         self.say(f"`{role}` {why}; its process is killed.")
-        self.children[role].process.kill()
-        self.children[role].process.wait()
+        process = self.children[role].process
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
+            process.wait(KILL_WAIT_SECONDS)
 
     def require_alive(self) -> None:
         """Raise EnvironmentFault when one has died: while all is starting, it would die again."""

@@ -1,5 +1,6 @@
 """While `up` runs: flow runs whose process died are continued, and none is forgotten."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ LOOK_SECONDS = 2.0
 SLOW_LOOK_SECONDS = 30.0
 SILENCE = timedelta(minutes=10)
 LOOK_TIMEOUT_SECONDS = 5.0
+ABSENCE_SECONDS = 60.0
 
 RECENTLY = timedelta(days=1)
 """A crash that is longer ago when `up` starts is known to somebody, and is left alone."""
@@ -32,6 +34,27 @@ goes on."""
 Say = Callable[[str], None]
 
 
+class Answers:
+    """How long the Prefect server has answered our looks.
+
+    Where it did not, or we did not look, runs may have been silent for want of a server.
+    """
+
+    def __init__(self) -> None:
+        self.last = self.since = -math.inf
+
+    def note(self, wall: float, now: float) -> None:
+        """An answer at the time `wall` by the wall clock, which goes on while the machine sleeps,
+        and `now` by the monotonic one."""
+        if wall - self.last > ABSENCE_SECONDS:
+            self.since = now
+        self.last = wall
+
+    def lasted(self, now: float) -> float:
+        """Seconds since the first of the answers that came without a gap."""
+        return now - self.since if math.isfinite(self.since) else 0.0
+
+
 class RunWatcher:
     """What is on record about runs, made to agree with the processes that there are."""
 
@@ -42,7 +65,7 @@ class RunWatcher:
         self.alone: dict[tuple[str, str], float] = {}
         """Since when each run is seen in its state, and since when it has no process."""
         self.next_look = self.next_slow_look = 0.0
-        self.hears_from = time.monotonic() + SILENCE.total_seconds()
+        self.answers = Answers()
 
     def sweep(self) -> None:
         """At the start, while none of our processes lives: settle what the last `up` left."""
@@ -60,12 +83,10 @@ class RunWatcher:
     def look(self) -> None:
         """Called often: every few seconds it looks. A server that is away is asked again later."""
         now = time.monotonic()
-        try:
+        with suppress(EnvironmentFault):
             if now >= self.next_look:
                 self.next_look = now + LOOK_SECONDS
                 self._look_at_runs(now)
-        except EnvironmentFault:
-            self.hears_from = now + SILENCE.total_seconds()
         with suppress(EnvironmentFault):
             if now >= self.next_slow_look:
                 self.next_slow_look = now + SLOW_LOOK_SECONDS
@@ -73,6 +94,7 @@ class RunWatcher:
 
     def _look_at_runs(self, now: float) -> None:
         runs = flow_runs.unfinished_runs(self.api, LOOK_TIMEOUT_SECONDS)
+        self.answers.note(time.time(), now)
         runs += flow_runs.crashed_runs(self.api, self.since, LOOK_TIMEOUT_SECONDS)
         living = living_flow_runs(self.home) if runs else set()
         current = {(run["id"], run["state_id"]): run for run in runs}
@@ -90,7 +112,7 @@ class RunWatcher:
         """At what no worker of ours executes, but an `orpo-pipeline run` in another terminal."""
         closed = mlflow_runs.close_abandoned(self.mlflow_url, LOOK_TIMEOUT_SECONDS)
         self._count("MLflow runs whose process is gone, closed as KILLED", closed)
-        if now >= self.hears_from:  # before that, silence may be that of a server that was away
+        if self.answers.lasted(now) >= SILENCE.total_seconds():
             silent = flow_runs.crash_silent_runs(self.api, SILENCE, LOOK_TIMEOUT_SECONDS)
             self._count("flow runs of `orpo-pipeline run` whose process is gone, ended", silent)
 

@@ -2,12 +2,12 @@
 
 import os
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from schemas.errors import EnvironmentFault, UserError
 from tasks.stores.database import (
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 10.0
+GIVE_BACK_SECONDS = 2.0
 UP_LOCK = 0x6F72706F  # any number that is the same in every `up`
 LONGEST_NAME = 63  # PostgreSQL's limit
 
@@ -44,8 +45,8 @@ def own_databases(home: Path) -> Iterator[Callable[[], None]]:
     """Be the only `up` on the databases of `ORPO_DATABASE_URL`, if that is set.
 
     Two, on whatever machines, would mark each other's runs as crashed. The server gives the claim
-    back however this process ends. What is given is to be called now and then: it takes the claim
-    again after the server was away.
+    back however this process ends, and after the server was away it is claimed again. What is
+    given is to be called now and then: it raises where another `up` was faster then.
 
     Both raise EnvironmentFault that names the other `up`.
     """
@@ -57,41 +58,74 @@ def own_databases(home: Path) -> Iterator[Callable[[], None]]:
     claim = _Claim(database, f"up of {socket.gethostname()}, process {os.getpid()}, on {home}")
     try:
         claim.take()
-        yield claim.keep
+        claim.keeper.start()
+        yield claim.require_kept
     finally:
-        claim.connection.close()
+        claim.give_back()
 
 
 class _Claim:
-    """A lock of the server's, which it holds as long as the connection."""
+    """A lock of the server's, which it holds as long as the connection.
+
+    A thread takes it again where the server was away, so that one that hangs hinders nobody.
+    """
 
     def __init__(self, database: Database, name: str) -> None:
         self.database, self.name = database, name[:LONGEST_NAME]
+        self.sessions: list[int] = []
+        """Of ours, all that the server has had a process for; the last is the present one."""
         self.connection = self._connect()
-        self.next_look = 0.0
+        self.taken_by_another: EnvironmentFault | None = None
+        self.over = threading.Event()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
 
     def _connect(self) -> "psycopg.Connection[Any]":
-        return _connect(self.database, PREFECT, application_name=self.name)
+        connection = _connect(self.database, PREFECT, application_name=self.name)
+        self.sessions.append(connection.info.backend_pid)
+        return connection
 
     def take(self) -> None:
-        """Also when it is held already: the server counts that, and nothing else."""
-        if not _value(self.connection, f"select pg_try_advisory_lock({UP_LOCK})"):
+        """Also when it is held already: the server counts that, and nothing else.
+
+        Where only this side lost an earlier connection, that one has it still: until a later look.
+        """
+        if _value(self.connection, f"select pg_try_advisory_lock({UP_LOCK})"):
+            return
+        if _value(self.connection, _holder("pid")) not in self.sessions:
             raise _taken(self.database, self.connection)
 
-    def keep(self) -> None:
-        """Called often. After the server was away, a new connection takes it at the next look."""
+    def require_kept(self) -> None:
+        """Raise when another `up` came first."""
+        if self.taken_by_another is not None:
+            raise self.taken_by_another
+
+    def give_back(self) -> None:
+        self.over.set()
+        if self.keeper.is_alive():
+            self.keeper.join(GIVE_BACK_SECONDS)
+        if not self.keeper.is_alive():  # else it waits for a server that hangs
+            self.connection.close()
+
+    def _keep(self) -> None:
         import psycopg
 
-        now = time.monotonic()
-        if now < self.next_look:
-            return
-        self.next_look = now + LOOK_SECONDS
-        try:
-            self.take()
-        except psycopg.Error:
-            self.connection.close()
-            with suppress(EnvironmentFault):  # it is still away
-                self.connection = self._connect()
+        while not self.over.wait(LOOK_SECONDS):
+            try:
+                self.take()
+            except psycopg.Error:
+                with suppress(psycopg.Error, EnvironmentFault):  # it is still away
+                    self._connect_again()
+            except EnvironmentFault as taken:
+                self.taken_by_another = taken
+                return
+
+    def _connect_again(self) -> None:
+        self.connection.close()
+        self.connection = self._connect()
+        # By name, too: a server that was started again may have given the number to another.
+        ended = "select pg_terminate_backend(pid) from pg_stat_activity where pid = any(%s) and "
+        earlier = self.sessions[:-1]
+        self.connection.execute(f"{ended} application_name = %s", [earlier, self.name])
 
 
 def is_new(database: Database, part: str) -> bool:
@@ -140,12 +174,16 @@ def _connect(
         ) from None
 
 
-def _taken(database: Database, connection: "psycopg.Connection[Any]") -> EnvironmentFault:
-    owner = _value(
-        connection,
-        "select application_name from pg_locks join pg_stat_activity using (pid) "
-        f"where locktype = 'advisory' and objid = {UP_LOCK} and granted",
+def _holder(column: LiteralString) -> LiteralString:
+    """A query for a fact about the session that has the lock."""
+    return (
+        f"select {column} from pg_locks join pg_stat_activity using (pid) "
+        f"where locktype = 'advisory' and objid = {UP_LOCK} and granted"
     )
+
+
+def _taken(database: Database, connection: "psycopg.Connection[Any]") -> EnvironmentFault:
+    owner = _value(connection, _holder("application_name"))
     return EnvironmentFault(
         f"The databases of {DATABASE_VARIABLE} are used by another `up` already "
         f"({owner or 'which has just ended'}).",

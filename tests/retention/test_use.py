@@ -30,7 +30,7 @@ def start_run(home: Path) -> "subprocess.Popen[str]":
 def test_nothing_is_pruned_while_a_run_of_another_process_is_at_work(tmp_path: Path) -> None:
     run = start_run(tmp_path)
     assert run.stdout is not None and run.stdout.readline() == "at work\n"
-    with pytest.raises(InUse, match="A run or a backup is at work"), not_in_use(tmp_path):
+    with pytest.raises(InUse, match="is at work on"), not_in_use(tmp_path):
         pass
     with in_use(tmp_path):  # runs do not hinder each other
         pass

@@ -47,9 +47,9 @@ class Cluster:
         self._call("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def kill(self) -> None:
-        """kill -9 of all its processes, as the kernel does it when memory has run out."""
-        server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
-        processes = [*psutil.Process(server).children(), psutil.Process(server)]
+        """kill -9 of the server, and then of what it leaves."""
+        pid = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        processes = [server := psutil.Process(pid), *server.children()]
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -80,7 +80,8 @@ def cluster(programs: Path) -> Iterator[Cluster]:
         try:
             yield made
         finally:
-            made.stop()
+            with suppress(subprocess.CalledProcessError):  # it was killed, and not started again
+                made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.evaluation.judge.endpoint import Usage
 from orpo_pipeline.evaluation.judge.verdict_store import open_verdicts
 from orpo_pipeline.retention.use import not_in_use
-from orpo_pipeline.stages import file_sha256, new_stage
+from orpo_pipeline.stages import file_sha256, held, new_stage
 from schemas.errors import EnvironmentFault, UserError
 from schemas.judgement import Verdict
 from tasks.backup.archive import Index, new_archive
@@ -193,16 +193,16 @@ def test_what_a_killed_restore_left_is_removed_and_a_living_ones_stays(
 ) -> None:
     file, back = tmp_path / "b.tar", tmp_path / "back"
     write_backup(small, file)
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
     left, at_work, other = (
-        tmp_path / f".{name}.restore.{pid}.0123abcd"
-        for name, pid in (("back", child.pid), ("back", os.getpid()), ("back2", child.pid))
+        tmp_path / f".{name}.restore.1.{digits}"
+        for name, digits in (("back", "0a"), ("back", "0b"), ("back2", "0c"))
     )
     for folder in (left, at_work, other):
         folder.mkdir()
         (folder / "file").touch()
-    restore_backup(file, back)
+        os.utime(folder, (1e9, 1e9))
+    with held(at_work):
+        restore_backup(file, back)
     assert [folder.exists() for folder in (left, at_work, other)] == [False, True, True]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgresql import PASSWORD, VARIABLE, cluster, make_databases, postgresql, programs
+from postgresql import PASSWORD, VARIABLE, make_databases, postgresql, programs
 from registries import MODEL, Registry, make_registry
 from servers import REPOSITORY
 
@@ -19,9 +19,8 @@ from schemas.promotion import PromotionState
 from tasks.doctor.examination import check_recorded
 from tasks.promotion import repair
 from tasks.promotion_history import read_history
-from tasks.stores import postgresql as postgresql_store
 from tasks.stores.database import configured_database
-from tasks.stores.postgresql import own_databases, require_databases
+from tasks.stores.postgresql import require_databases
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
 from tasks.versions import read_aliases
@@ -129,69 +128,6 @@ def test_versions_that_are_registered_at_once_have_numbers_of_their_own(store: R
     numbers = [int(n) for process in processes for n in process.communicate(timeout=120)[0].split()]
     # A process may give up when the others are faster three times in a row; nobody gets another's.
     assert len(numbers) == len(set(numbers)) and sorted(numbers) == list(range(1, max(numbers) + 1))
-
-
-def test_one_up_owns_the_databases_until_it_ends(store: Registry, tmp_path: Path) -> None:
-    own = "import sys, time\nfrom pathlib import Path\nfrom tasks.stores.postgresql import *\n"
-    own += "with own_databases(Path('/state')):\n    print('mine', flush=True)\n    time.sleep(600)"
-    other = subprocess.Popen(
-        [sys.executable, "-c", own],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert other.stdout is not None and other.stdout.readline() == "mine\n"
-    with (
-        pytest.raises(EnvironmentFault, match=f"process {other.pid}, on /state"),
-        own_databases(tmp_path),
-    ):
-        pass
-    other.kill()
-    other.wait(10)
-    from servers import wait_for
-
-    def can_own() -> bool:
-        try:
-            with own_databases(tmp_path):
-                return True
-        except EnvironmentFault:
-            return False
-
-    wait_for(can_own, 20)  # the server notices the closed connection by itself
-
-
-def test_the_databases_are_owned_again_after_their_server_was_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert INSTALLED is not None
-    monkeypatch.setattr(postgresql_store, "LOOK_SECONDS", 0.0)
-    with cluster(INSTALLED) as server:
-        monkeypatch.setenv(VARIABLE, make_databases(server.url, "claimed"))
-        with own_databases(tmp_path) as keep:
-            server.kill()
-            for _ in range(3):
-                keep()  # it is away, which is nobody's fault
-            server.start()
-            keep()
-            keep()
-            with pytest.raises(EnvironmentFault, match="another `up`"), own_databases(tmp_path):
-                pass
-
-
-def test_another_up_that_came_first_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert INSTALLED is not None
-    monkeypatch.setattr(postgresql_store, "LOOK_SECONDS", 0.0)
-    with cluster(INSTALLED) as server:
-        monkeypatch.setenv(VARIABLE, make_databases(server.url, "claimed"))
-        with own_databases(tmp_path) as keep:
-            server.kill()
-            server.start()
-            with own_databases(tmp_path):
-                keep()
-                with pytest.raises(EnvironmentFault, match="are used by another"):
-                    keep()
 
 
 @pytest.mark.parametrize(
