@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 @pytest.mark.parametrize("name", ["prefect", "mlflow", "worker"])
 def test_one_that_hangs_is_started_again(site: Site, name: str) -> None:
     stopped = site.server(name)
-    stopped.suspend()
+    for process in [stopped, *stopped.children(recursive=True)]:
+        process.suspend()
 
     def another_runs() -> bool:
         with suppress(psutil.NoSuchProcess):  # until it is started again
