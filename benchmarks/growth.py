@@ -27,41 +27,41 @@ def prepare_sizes(
 def _prepare_size(
     size: int, common: dict[str, str], folder: Path, seed: int, compare_all: bool
 ) -> Result:
-    source, parts = folder / "one" / "train.jsonl", folder / "two"
-    source.parent.mkdir(parents=True)
-    parts.mkdir()
-    more = parts / "train-1.jsonl"
-    files = {"source": str(source), "more": str(more)}
+    source = folder / "source"
+    source.mkdir(parents=True)
+    rows, more = source / "rows-0.jsonl", source / "rows-1.jsonl"
+    files = {"source": str(rows), "more": str(folder / "more.jsonl")}
     beyond = max(1, round(size * BEYOND))
     numbers = {"rows": size, "beyond": beyond, "seed": seed, "readable": False}
     run_job({"kind": "rows", **files, **numbers})
-    (parts / "train-0.jsonl").hardlink_to(source)
+    new = Path(files["more"])
 
-    def prepare(where: Path, home: str) -> Result:
+    def prepare(home: str) -> Result:
         return run_job(
             {
                 **common,
                 "kind": "ours",
-                "source": str(where),
+                "source": str(source),
                 "home": str(folder / home),
                 "processes": None,
                 "max_length": 1024,
             }
         )
 
-    first = prepare(source, "home")
-    found = {"size": size, "bytes": source.stat().st_size, "first": _phases(first)}
+    first = prepare("home")
+    found = {"size": size, "bytes": rows.stat().st_size, "first": _phases(first)}
     found["disk"] = disk_used(folder / "home")
-    by_file = prepare(parts, "home")
-    (parts / "train-0.jsonl").unlink()
-    with source.open("ab") as file, more.open("rb") as new:
-        shutil.copyfileobj(new, file)
-    by_append = prepare(source, "home")
+    new.rename(more)
+    by_file = prepare("home")
+    with rows.open("ab") as file, more.open("rb") as added:
+        shutil.copyfileobj(added, file)
+    more.unlink()
+    by_append = prepare("home")
     for name, again in (("new_file", by_file), ("appended", by_append)):
         shares = {f"{what}_share": again[what] / first[what] for what in ("wall", "cpu")}
         found[name] = _phases(again) | shares
     if compare_all or size <= COMPARED_UP_TO:
-        fresh = prepare(source, "fresh-home")
+        fresh = prepare("fresh-home")
         found["fresh"] = _phases(fresh)
         found["equal_to_fresh"] = _manifest(by_append) == _manifest(fresh)
     return found

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from orpo_pipeline.heap import give_back_large_blocks
 from orpo_pipeline.nf4 import compute_as_in_training, nf4_config
 from schemas.config import LoraConfig, RunConfig
 from schemas.errors import EnvironmentFault, UserError
@@ -31,6 +32,7 @@ def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    give_back_large_blocks()
     dtype = getattr(torch, plan.dtype.value)
     model = AutoModelForCausalLM.from_pretrained(
         base.path,
