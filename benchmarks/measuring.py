@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from orpo_pipeline.planning.hardware import isa_from_cpuinfo
+
 JOBS = Path(__file__).with_name("preparation_jobs.py")
 INTERVAL = 0.2  # seconds between two looks at the memory
 ONE_THREAD = {
@@ -114,6 +116,7 @@ def machine() -> dict[str, str]:
     """What the numbers were measured on."""
     return {
         "cpu": _cpu_model(),
+        "instructions": " ".join(sorted(isa_from_cpuinfo(_cpu_info()))),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "load": " ".join(f"{value:.1f}" for value in psutil.getloadavg()),
@@ -123,11 +126,15 @@ def machine() -> dict[str, str]:
     }
 
 
-def _cpu_model() -> str:
+def _cpu_info() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return platform.processor()
+        return ""
+
+
+def _cpu_model() -> str:
+    lines = _cpu_info().splitlines()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor())
 
