@@ -31,8 +31,8 @@ from schemas.frames import Quarantine
 from schemas.pairs import SIDES, DefectCode
 
 QUARANTINED, PART = "quarantined", "part.parquet"
-BLOCKS_A_PART = 16
-"""Of one file. The rows of a part, with their texts, are in memory together."""
+BLOCKS_A_PART = 4
+"""Of one file. Fewer: more files. More: new rows change the verdict on a row of every second part."""
 
 DECIDING = ("position", "code", "reason", "row_id", "origin_file", "origin_row", "split")
 
