@@ -32,7 +32,7 @@ from schemas.pairs import SIDES, DefectCode
 
 QUARANTINED, PART = "quarantined", "part.parquet"
 BLOCKS_A_PART = 4
-"""Of one file. Fewer: more files. More: new rows change the verdict on a row of every second part."""
+"""Of one file. With fewer there are more files, with more a new row changes more of them."""
 
 DECIDING = ("position", "code", "reason", "row_id", "origin_file", "origin_row", "split")
 
