@@ -89,10 +89,15 @@ class _Claim:
 
         Where only this side lost an earlier connection, that one has it still: until a later look.
         """
-        if _value(self.connection, f"select pg_try_advisory_lock({UP_LOCK})"):
-            return
-        if _value(self.connection, _holder("pid")) not in self.sessions:
-            raise _taken(self.database, self.connection)
+        for _ in range(2):  # who had it may have gone between the two questions
+            if _value(self.connection, f"select pg_try_advisory_lock({UP_LOCK})"):
+                return
+            holder = _value(self.connection, _holder("pid"))
+            if holder in self.sessions:
+                return
+            if holder is not None:
+                break
+        raise _taken(self.database, self.connection)
 
     def require_kept(self) -> None:
         """Raise when another `up` came first."""
