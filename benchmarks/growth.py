@@ -29,12 +29,12 @@ def _prepare_size(
 ) -> Result:
     source = folder / "source"
     source.mkdir(parents=True)
-    rows, more = source / "rows-0.jsonl", source / "rows-1.jsonl"
-    files = {"source": str(rows), "more": str(folder / "more.jsonl")}
+    # The first file is there from the beginning; its name, which rows carry, stays the same.
+    rows, beside, new = source / "rows-0.jsonl", source / "rows-1.jsonl", folder / "new.jsonl"
+    files = {"source": str(rows), "more": str(new)}
     beyond = max(1, round(size * BEYOND))
     numbers = {"rows": size, "beyond": beyond, "seed": seed, "readable": False}
     run_job({"kind": "rows", **files, **numbers})
-    new = Path(files["more"])
 
     def prepare(home: str) -> Result:
         return run_job(
@@ -51,11 +51,11 @@ def _prepare_size(
     first = prepare("home")
     found = {"size": size, "bytes": rows.stat().st_size, "first": _phases(first)}
     found["disk"] = disk_used(folder / "home")
-    new.rename(more)
+    new.rename(beside)
     by_file = prepare("home")
-    with rows.open("ab") as file, more.open("rb") as added:
+    with rows.open("ab") as file, beside.open("rb") as added:
         shutil.copyfileobj(added, file)
-    more.unlink()
+    beside.unlink()
     by_append = prepare("home")
     for name, again in (("new_file", by_file), ("appended", by_append)):
         shares = {f"{what}_share": again[what] / first[what] for what in ("wall", "cpu")}

@@ -3,8 +3,8 @@
     prepared/PREPARED/quarantine.parquet/NNNNN.parquet    parts, which readers take as one file
     blocks/SETTINGS/quarantined/PART/{part.parquet, manifest.json}
 
-A part is known by what decides its bytes and is linked like a shard: a row added to a million
-writes one part anew.
+A part is known by what decides its bytes and is linked like a shard. Added rows write a last part,
+and those anew in which they change the verdict on a row.
 """
 
 import hashlib

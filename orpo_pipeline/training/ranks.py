@@ -37,6 +37,8 @@ NCCL would wait for minutes."""
 
 END_SECONDS = 10.0
 RECENT_LOOKS = 4
+"""A kill for memory within the last two seconds is taken to be the lost rank's."""
+
 ORPHANED = 143  # 128 + SIGTERM, as a shell reports it
 
 
@@ -139,7 +141,6 @@ class OtherRanks:
 
     def __init__(self, commands: list[list[str]]) -> None:
         """`commands`: of rank 1, 2, ..."""
-        # Of the last looks: a kill of long ago was of something else.
         self.memory_kills = deque([memory_kills()], maxlen=RECENT_LOOKS)
         self.processes = [subprocess.Popen(one, stdin=subprocess.PIPE) for one in commands]
 
