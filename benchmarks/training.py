@@ -15,7 +15,7 @@ Nothing else should run on the machine meanwhile.
 
 `--shape` takes a model with random weights (random_model.py). That of 7 billion parameters needs
 15 GB on the disk, and is trained in as little memory as each engine can: activations computed
-again, no weight kept dequantised.
+again, no weight kept dequantised. Its steps take minutes, so none is run to warm up.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from measuring import Result, machine, median, run_job, show_table
 from random_model import SHAPES
@@ -69,7 +70,8 @@ def main() -> None:
         ceilings = []
         for _ in range(given.rounds):
             for name, way in _ways(given).items():
-                rounds[name].append(_run("train", merged(config, way), home))
+                job = merged(config, way)
+                rounds[name].append(_run("train", job, home, warm_steps=_warm_steps(given)))
             dtype = rounds["packed"][-1]["plan"]["dtype"]
             ceilings.append(run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS, watched=False))
             results["rounds"], results["ceilings"] = rounds, ceilings
@@ -120,7 +122,7 @@ def _config(source: Path, given: argparse.Namespace) -> Result:
         "data": {"source": str(source), "max_quarantined_share": 1.0},
         "chat": {"max_length": given.max_length},
         "model": {"base_model": given.base_model, "quantization": "nf4"},
-        "training": {"batch_size": given.batch_size, "max_steps": given.steps + 1},
+        "training": {"batch_size": given.batch_size, "max_steps": given.steps + _warm_steps(given)},
     }
 
 
@@ -129,8 +131,13 @@ def merged(config: Result, more: Result) -> Result:
     return {**config, **{name: {**config.get(name, {}), **more[name]} for name in more}}
 
 
-def _run(kind: str, config: Result, home: Path) -> Result:
-    return run_job({"kind": kind, "config": config, "home": str(home)}, jobs=JOBS, watched=False)
+def _run(kind: str, config: Result, home: Path, **more: Any) -> Result:
+    job = {"kind": kind, "config": config, "home": str(home), **more}
+    return run_job(job, jobs=JOBS, watched=False)
+
+
+def _warm_steps(given: argparse.Namespace) -> int:
+    return 0 if given.shape == "7b" else 1
 
 
 def _show(results: Result) -> None:

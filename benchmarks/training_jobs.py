@@ -1,7 +1,7 @@
 """One measured training in a process of its own: JOB.json in, RESULT.json out (measuring.run_job).
 
-The clock runs from the end of the first optimizer step to the end of the last, so that loading and
-first-time costs are no part of it. Peak memory is the kernel's high-water mark of the process over
+The clock runs from the end of the last step that only warms up (the first, if the job does not say
+otherwise) to the end of the last, so that loading and first-time costs are no part of it. Peak memory is the kernel's high-water mark of the process over
 the steps, less what it held with the model loaded and the adapter attached.
 """
 
@@ -43,14 +43,16 @@ def train(job: Result) -> Result:
         moments.append((time.perf_counter(), time.process_time(), values["train/loss"]))
 
     held = _reset_peak()
+    begun = (time.perf_counter(), time.process_time(), 0.0)
     _train(replace(run, on_step=on_step), trainer)
-    (started, cpu_started, _), (ended, cpu_ended, _) = moments[0], moments[-1]
+    warm = job.get("warm_steps", 1)
+    (started, cpu_started, _), (ended, cpu_ended, _) = [begun, *moments][warm], moments[-1]
     return {
         "loaded": held,
         "peak": _status("VmHWM") - held,
         "wall": ended - started,
         "cpu": cpu_ended - cpu_started,
-        "pairs": (len(moments) - 1) * job["config"]["training"]["batch_size"],
+        "pairs": (len(moments) - warm) * job["config"]["training"]["batch_size"],
         "losses": [loss for _, _, loss in moments],
         "plan": {name: choice.value for name, choice in run.plan.choices().items()},
     }

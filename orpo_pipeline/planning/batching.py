@@ -144,12 +144,30 @@ def choose_pass(
     )
 
 
+def require_whole_model(target: Probe, whole: MemoryEstimate) -> None:
+    """Raise UserError where training in shards would end in an evaluation that cannot run.
+
+    `whole`: of a process that holds every layer, as evaluation and serving do.
+    """
+    total = target.ram if target.kind == "cpu" else target.device_memory
+    needed, limit = whole.weights + whole.runtime, int(total * MEMORY_SHARE[target.kind])
+    if total and needed > limit:
+        raise UserError(
+            f"Trained in shards, the model would fit; evaluating it takes all of it on one device, "
+            f"an estimated {describe_bytes(needed)}.",
+            f"at most {describe_bytes(limit)} of {target.name}.",
+            "Choose a smaller model.base_model, or a machine whose devices are larger.",
+        )
+
+
 def choose_dequantised_layers(
     config: RunConfig, target: Probe, shape: ModelShape, setup: Setup, step: int
 ) -> Choice[int]:
     """As many layers as half of the memory that a step of `step` bytes leaves can hold."""
     if setup.quantization != "nf4":
         return Choice(value=0, because="the weights are not quantised")
+    if setup.shards > 1:
+        return Choice(value=0, because="layers are held in shards")
     if config.model.dequantised_cache == "off":
         return Choice(value=0, because=asked_for("model.dequantised_cache"))
     total = target.ram if target.kind == "cpu" else target.device_memory

@@ -66,6 +66,8 @@ class Setup:
     lora_modules: int
     """Adapted linear layers in a transformer layer."""
     galore_rank: int = 0
+    shards: int = 1
+    """Ranks that each hold an equal share of the layers' weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ def predict_step(
     P parameters, E of them in embeddings and output layer.
 
     weights: s P, or in NF4 s E + 0.52 (P - E); 4 P in `method: full`, whose weights are float32.
+        Of layers in n shards, 1/n and two whole ones: FSDP gathers the next beside the current.
     trained: LoRA has N r (m H + W) weights of 4 bytes, their gradients of 4, and the optimizer's
         states; `full` has gradients and states of P, and in a 16-bit dtype autocast's copy of the
         weights, 2 P. GaLore's states are of rank g: 2 moments and a projection, 8 + 4 bytes for
@@ -207,10 +210,12 @@ def _weight_bytes(shape: ModelShape, setup: Setup) -> float:
     if setup.method == "full":
         return shape.parameters * DTYPE_BYTES["float32"]
     size = DTYPE_BYTES[setup.dtype]
-    if setup.quantization == "none":
-        return shape.parameters * size
     embeddings = embedding_parameters(shape)
-    return embeddings * size + (shape.parameters - embeddings) * NF4_BYTES
+    a_weight = NF4_BYTES if setup.quantization == "nf4" else size
+    layers = (shape.parameters - embeddings) * a_weight
+    if setup.shards > 1:
+        layers = layers / setup.shards + 2 * layers / shape.layers
+    return embeddings * size + layers
 
 
 def _low_rank(shape: ModelShape, rank: int, modules: int) -> float:

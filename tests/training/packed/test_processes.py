@@ -13,10 +13,11 @@ from engines import build_model, idle_run, run_engine
 from safetensors.torch import load_file
 
 from orpo_pipeline.stages import MANIFEST
-from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.checkpoints import newest_checkpoint, newest_step
 from orpo_pipeline.training.non_finite import StepGuard
 from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
+from schemas.plan import Choice
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 RANKS = 2
@@ -86,6 +87,48 @@ def test_two_processes_train_as_one(
     )
     files = json.loads(manifest)["files"]
     assert {f"rng_state_{rank}.pth" for rank in range(RANKS)} <= files.keys()
+
+
+def test_shares_of_layers_train_as_whole_ones(
+    train_job: Callable[..., TrainJob], few_rows: Path, tmp_path: Path
+) -> None:
+    """NF4, recomputed activations, held-out pairs, a rank without a pair in the last step."""
+    asked = TRAINING | {"eval_pairs": 4, "gradient_checkpointing": "on"}
+    job = train_job(
+        data={"source": str(few_rows)},
+        model={"quantization": "nf4", "dequantised_cache": "off"},
+        training=asked,
+    )
+    whole = build_model(job)
+    expected = run_engine(job, whole, tmp_path / "one")
+    sharded = {
+        "sharding": Choice(value=True, because="a test"),
+        "processes": Choice(value=RANKS, because="a test"),
+    }
+    train_on_ranks(
+        job.model_copy(update={"plan": job.plan.model_copy(update=sharded)}), tmp_path / "two"
+    )
+    packed = {  # 8 NF4 values are a float32
+        name: weight.numel() * weight.element_size() // 4
+        for name, weight in whole.named_parameters()
+        if ".layers." in name and hasattr(weight, "quant_state")
+    }
+    assert packed
+    for rank in range(RANKS):
+        found = json.loads((tmp_path / f"two/points-{rank}.json").read_text(encoding="utf-8"))
+        for (_, _, values), (_, _, alone) in zip(found["points"], expected, strict=True):
+            assert values == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        for name, numbers in packed.items():
+            assert found["shares"][name] == [numbers // RANKS, 1]
+        trained = load_file(tmp_path / f"two/adapter-{rank}.safetensors")
+        for name, weight in whole.named_parameters():
+            if "lora_" in name:
+                assert (trained[name] - weight.detach()).abs().max() <= 1e-5, name
+    checkpoint = newest_checkpoint(tmp_path / "two/work")
+    assert checkpoint is not None
+    saved = load_file(checkpoint / "adapter_model.safetensors")
+    assert len(saved) == len(trained)
+    assert all("lora_" in name for name in saved)
 
 
 def test_only_the_first_rank_seals_a_checkpoint(
