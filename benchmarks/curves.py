@@ -47,7 +47,7 @@ def _config(source: Path, max_length: int, pairs: int, steps: int) -> Result:
         "data": {"source": str(source), "max_quarantined_share": 1.0},
         "chat": {"max_length": max_length},
         "model": {"base_model": "embedded", "quantization": "nf4"},
-        "training": {"batch_size": pairs, "max_steps": steps + 1},
+        "training": {"batch_size": pairs, "max_steps": steps + 1, "eval_pairs": 0},
     }
 
 

@@ -122,7 +122,11 @@ def _config(source: Path, given: argparse.Namespace) -> Result:
         "data": {"source": str(source), "max_quarantined_share": 1.0},
         "chat": {"max_length": given.max_length},
         "model": {"base_model": given.base_model, "quantization": "nf4"},
-        "training": {"batch_size": given.batch_size, "max_steps": given.steps + _warm_steps(given)},
+        "training": {
+            "batch_size": given.batch_size,
+            "max_steps": given.steps + _warm_steps(given),
+            "eval_pairs": 0,
+        },
     }
 
 
