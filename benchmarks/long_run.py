@@ -70,6 +70,7 @@ def _train_both(given: argparse.Namespace) -> None:
             "batch_size": given.batch_size,
             "max_steps": given.steps,
             "learning_rate": given.learning_rate,
+            "eval_pairs": 0,
         },
     }
     ways: dict[str, Result] = {

@@ -1,7 +1,7 @@
 """One measured training in a process of its own: JOB.json in, RESULT.json out (measuring.run_job).
 
 The clock runs from the end of the last step that only warms up (the first, if the job does not say
-otherwise) to the end of the last, so that loading and first-time costs are no part of it. Peak
+otherwise) to the end of the last: loading the model is no part of it. Peak
 memory is the kernel's high-water mark of the process over the steps, less what it held with the
 model loaded and the adapter attached.
 """

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Literal
 
 from orpo_pipeline.planning.batching import (
+    ChosenPass,
     choose_dequantised_layers,
     choose_pass,
     pair_sizes,
-    require_whole_model,
+    require_whole_models,
     token_sizes,
 )
 from orpo_pipeline.planning.capabilities import (
@@ -76,22 +77,22 @@ def plan_training(
     else:
         sizes = pair_sizes(config, target)
 
-    def pass_in(shards: int) -> tuple[Choice[bool], Choice[int], MemoryEstimate]:
+    def pass_in(shards: int) -> ChosenPass:
         parts = replace(setup, shards=shards)
 
         def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
             held = FORWARD_PASSES[engine.value](shape, size, longest)
             return predict_step(shape, parts, held, checkpointing=checkpointing)
 
-        checkpointing, size = choose_pass(config, target, sizes, estimate)
-        return checkpointing, size, estimate(size.value, checkpointing.value)
+        return choose_pass(config, target, sizes, estimate)
 
-    sharding, (checkpointing, size, step) = choose_sharding(
-        config, target, processes.value, pass_in
-    )
+    sharding, chosen = choose_sharding(config, target, processes, pass_in)
     if sharding.value:
-        held = FORWARD_PASSES[engine.value](shape, size.value, longest)
-        require_whole_model(target, predict_step(shape, setup, held, checkpointing=True))
+        held = FORWARD_PASSES[engine.value](shape, chosen.size.value, longest)
+        whole = predict_step(shape, setup, held, checkpointing=False)
+        require_whole_models(target, processes.value, whole)
+    shared = _shared(setup, sharding, processes)
+    layers = choose_dequantised_layers(config, target, shape, shared, chosen.memory.total)
     return TrainingPlan(
         probe=probe,
         device=device,
@@ -102,11 +103,9 @@ def plan_training(
         engine=engine,
         processes=processes,
         sharding=sharding,
-        gradient_checkpointing=checkpointing,
-        forward_pass=size,
-        dequantised_layers=choose_dequantised_layers(
-            config, target, shape, _shared(setup, sharding, processes), step.total
-        ),
+        gradient_checkpointing=chosen.checkpointing,
+        forward_pass=chosen.size,
+        dequantised_layers=layers,
     )
 
 

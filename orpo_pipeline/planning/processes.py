@@ -1,15 +1,13 @@
 """How many processes share a step's pairs, and whether they share the base model's layers."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
+from orpo_pipeline.planning.batching import ChosenPass
 from orpo_pipeline.planning.overrides import asked_for
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
 from schemas.plan import Choice, Engine
-
-T = TypeVar("T")
 
 
 def choose_processes(config: RunConfig, target: Probe, engine: Engine) -> Choice[int]:
@@ -39,32 +37,39 @@ def choose_processes(config: RunConfig, target: Probe, engine: Engine) -> Choice
 
 
 def choose_sharding(
-    config: RunConfig, target: Probe, ranks: int, planned: Callable[[int], T]
-) -> tuple[Choice[bool], T]:
+    config: RunConfig, target: Probe, processes: Choice[int], pass_in: Callable[[int], ChosenPass]
+) -> tuple[Choice[bool], ChosenPass]:
     """Whether each rank holds but its share of the layers, and the pass that is planned so.
 
     Several GPUs hold whole models where these fit: what is not gathered is not waited for.
 
     Args:
-        planned: the pass with layers in so many shards; raises UserError where none fits.
+        pass_in: the pass with layers in so many shards; raises UserError where none fits.
     """
-    requested = config.training.sharding
+    requested, ranks = config.training.sharding, processes.value
     if requested == "on" and ranks == 1:
         raise UserError(
-            "training.sharding is on, but training has one process, which would hold all of it.",
-            "training.sharding with several processes.",
-            "Remove training.sharding, or set training.processes to 2 or more.",
+            f"training.sharding is on, but training has one process: {processes.because}.",
+            "several processes: the packed engine, training.method lora, several GPUs and pairs a "
+            "step; on a CPU training.processes of 2 or more.",
+            "Remove training.sharding, or see to these.",
         )
     if requested == "on":
-        return Choice(value=True, because=asked_for("training.sharding")), planned(ranks)
+        return Choice(value=True, because=asked_for("training.sharding")), pass_in(ranks)
+    on_gpus = target.kind != "cpu" and ranks > 1
+    may_share = on_gpus and requested == "auto" and not config.lora.use_dora
     try:
-        whole = planned(1)
+        whole = pass_in(1)
     except UserError:
-        if ranks == 1 or target.kind == "cpu" or requested == "off" or config.lora.use_dora:
+        if not may_share:
             raise
-        shared = planned(ranks)
-        because = f"whole, the model fits on none of {ranks} GPUs"
-        return Choice(value=True, because=because), shared
+        whole = None
+    if may_share and not (whole and whole.fits):
+        shared = pass_in(ranks)
+        if shared.fits or not whole:
+            because = f"whole, the model fits on none of {ranks} GPUs"
+            return Choice(value=True, because=because), shared
+    assert whole is not None
     because = "every process holds the whole model" if ranks > 1 else "there is one process"
     if requested == "off":
         because = asked_for("training.sharding", because)

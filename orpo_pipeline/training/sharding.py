@@ -2,8 +2,8 @@
 
 Sharded with FSDP2 (`torch.distributed.fsdp.fully_shard`), which gathers a layer's NF4 values before
 its forward and its backward pass and drops them after. What is trained stays whole on every rank,
-and so do embeddings, output layer and NF4's scales: a step, its checkpoint and the saved adapter
-are those of a training without shards.
+and so do embeddings, output layer and NF4's scales: steps, checkpoints and the saved adapter have
+the form that they have without shares.
 """
 
 from typing import Any
@@ -19,19 +19,22 @@ def shard_layers(model: Any, device: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
-    from torch.nn.parallel import DistributedDataParallel
 
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    for layer in decoder_layers(model):
+    layers = decoder_layers(model)
+    if not layers:
+        raise AssertionError(f"{type(model).__name__} has no stack of layers to shard")
+    for layer in layers:
         layer.to(device)
         trained = {weight for weight in layer.parameters() if weight.requires_grad}
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
     model.to(device)
-    # For accelerate, which refuses a quantised model that was loaded elsewhere than it is trained,
-    # and wraps it for data parallelism: that would send the shares around as if they were equal.
-    model.hf_device_map = {"": device}
-    shares = [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, shares)
+    # The root holds no shares; it makes the layers gather in one stream of memory.
+    decoder = model.get_base_model().get_decoder()
+    whole = {weight for weight in decoder.parameters() if not isinstance(weight, DTensor)}
+    fully_shard(decoder, mesh=mesh, ignored_params=whole)
+    # accelerate refuses what it would have to wrap; gradients are summed by the packed trainer.
+    model._is_accelerate_prepared = True
 
 
 def decoder_layers(model: Any) -> Any:

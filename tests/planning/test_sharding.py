@@ -37,8 +37,9 @@ def test_whole_models_where_they_fit() -> None:
 
 def test_shares_where_only_they_fit() -> None:
     probe = cards(2, 11)
-    with pytest.raises(UserError, match="at its smallest"):
+    with pytest.raises(UserError, match="at its smallest") as refused:
         planned(probe, LLAMA_13B, training__sharding="off")
+    assert "training.sharding auto" in refused.value.fix
     decided = planned(probe, LLAMA_13B)
     assert decided.sharding.value
     assert "fits on none of 2 GPUs" in decided.sharding.because
@@ -49,10 +50,22 @@ def test_shares_where_only_they_fit() -> None:
 
 def test_the_estimate_counts_a_share_and_two_whole_layers() -> None:
     decided = planned(cards(4, 48), LLAMA_13B, training__sharding="on")
-    embeddings = 2 * 32_000 * 5120
-    layers = 0.52 * (LLAMA_13B.parameters - embeddings)
     weights = predict_memory(configure(), decided, LLAMA_13B, LONGEST).weights
-    assert weights == int(2 * embeddings + layers * (1 / 4 + 2 / 40))
+    # 327,680,000 in embeddings of 2 bytes. 12,688,184,320 in layers: a quarter of 4 bits each,
+    # 2 of 40 layers whole, 0.02 bytes of scales.
+    assert weights == 655_360_000 + 1_586_023_040 + 317_204_608 + 253_763_686
+
+
+def test_a_pass_that_is_asked_for_is_tried_in_shares_as_well() -> None:
+    decided = planned(cards(2, 11), LLAMA_13B, training__token_budget=2048)
+    assert decided.sharding.value
+    assert "may run out of memory" not in decided.forward_pass.because
+
+
+def test_host_memory_holds_a_model_for_each_process() -> None:
+    probe = cards(8, 11).model_copy(update={"ram": 32 * GIB})
+    with pytest.raises(UserError, match="each of 8 processes loads the model into host memory"):
+        planned(probe, LLAMA_13B)
 
 
 def test_what_no_single_card_could_evaluate_is_not_trained() -> None:
@@ -61,7 +74,7 @@ def test_what_no_single_card_could_evaluate_is_not_trained() -> None:
 
 
 def test_one_card_has_nothing_to_share() -> None:
-    with pytest.raises(UserError, match="training has one process"):
+    with pytest.raises(UserError, match="one process: there is one GPU"):
         planned(cards(1, 24), LLAMA_13B, training__sharding="on")
     with pytest.raises(UserError, match="at its smallest"):
         planned(cards(1, 8), LLAMA_13B)

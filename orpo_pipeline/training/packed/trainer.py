@@ -69,7 +69,7 @@ class PackedTrainer(GuardedSteps, Trainer):
         for batch in inputs.idle:
             with self.accelerator.autocast():
                 sums = sum_logps(self.model, batch.to(device))
-            self.accelerator.backward(0 * sums.sum())
+            self.accelerator.backward(0 * sums.nan_to_num().sum())
         if self.args.world_size > 1:
             self._add_up_gradients()
             dist.all_reduce(figures)

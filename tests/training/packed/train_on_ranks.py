@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
@@ -22,6 +23,9 @@ from schemas.jobs import TrainJob
 def main(job_file: Path, output: Path) -> None:
     job = TrainJob.model_validate_json(job_file.read_text(encoding="utf-8"))
     torch.distributed.init_process_group("gloo")
+    if job.plan.sharding.value:
+        # As on several GPUs, where accelerate refuses shares that it would have to wrap.
+        Accelerator.multi_device = property(lambda _: True)
     torch.manual_seed(7)
     model = load_trainable(job.config, job.prepared.base_model, job.plan)
     points: list[tuple[int, int, dict[str, float]]] = []
