@@ -225,9 +225,6 @@ def _stars(bands: Hashes, order: Indices, waiting: Sequence[Indices | None]) -> 
     for band, some in enumerate(waiting):
         items = by_order if some is None else some[np.argsort(order[some])]
         keys = np.asarray(bands[:, band])[items]
-        # Most stand alone, which polars tells with every core and without sorting them.
-        shared = pl.Series(keys).is_duplicated().to_numpy()
-        items, keys = items[shared], keys[shared]
         _, first, bucket = np.unique(keys, return_index=True, return_inverse=True)
         leaders = first[bucket]
         members = np.flatnonzero(leaders != np.arange(len(items)))
