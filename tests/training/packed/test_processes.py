@@ -58,6 +58,7 @@ def job(train_job: Callable[..., TrainJob], few_rows: Path) -> TrainJob:
     return made
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(
     job: TrainJob,
     tmp_path: Path,
