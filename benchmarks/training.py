@@ -73,11 +73,14 @@ def main() -> None:
             for name, way in _ways(given).items():
                 job = merged(config, way)
                 rounds[name].append(_run("train", job, home, warm_steps=_warm_steps(given)))
+                results["rounds"] = rounds
+                if given.output:  # after each run: one that fails later loses nothing
+                    given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
             dtype = rounds["packed"][-1]["plan"]["dtype"]
             ceilings.append(run_job({"kind": "ceiling", "dtype": dtype}, jobs=JOBS, watched=False))
-            results["rounds"], results["ceilings"] = rounds, ceilings
-            if given.output:  # after each round: one that fails later loses nothing
-                given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        results["ceilings"] = ceilings
+        if given.output:
+            given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _show(results)
@@ -110,6 +113,8 @@ def _ways(given: argparse.Namespace) -> dict[str, Result]:
     ways = {name: WAYS[name] for name in given.ways.split(",")}
     if given.token_budget:
         ways["packed"] = merged(ways["packed"], {"training": {"token_budget": given.token_budget}})
+    if "article" in ways and given.batch_size == 1:  # there are no two pairs for its pass
+        ways["article"] = merged(ways["article"], {"training": {"micro_batch_size": 1}})
     return {name: merged(way, LEAN) if given.shape == "7b" else way for name, way in ways.items()}
 
 

@@ -3,8 +3,11 @@
 from typing import Any
 
 
-def nf4_config(dtype: Any) -> Any:
-    """The quantisation config of transformers: NF4, double quantisation, products in `dtype`."""
+def nf4_config(dtype: Any, storage: Any = None) -> Any:
+    """The quantisation config of transformers: NF4, double quantisation, products in `dtype`.
+
+    `storage`: the dtype that the 4-bit values are kept as; uint8 where None.
+    """
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -12,6 +15,7 @@ def nf4_config(dtype: Any) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=storage,
     )
 
 

@@ -49,6 +49,8 @@ class TrainingPlan(BaseModel):
     engine: Choice[Engine]
     processes: Choice[int]
     """Ranks of a data parallel training; on a GPU each has one of its own."""
+    sharding: Choice[bool] = Choice(value=False, because="every process holds the whole model")
+    """Whether each rank holds but its share of the base model's layers."""
     gradient_checkpointing: Choice[bool]
     forward_pass: Choice[int]
     """How much a forward pass holds: tokens with the packed engine, pairs with TRL."""

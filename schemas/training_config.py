@@ -53,6 +53,10 @@ class TrainingConfig(Section):
     """Ranks that share each step's pairs, with the packed engine: on a GPU each has one of its own,
     on a CPU they share the cores. Unset: decided by the plan."""
 
+    sharding: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = "auto"
+    """Each process holds its share of the base model's layers, and gathers one at a time (FSDP).
+    Less memory, more waiting. `auto`: on GPUs, where nothing else fits."""
+
     optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"] = "auto"
     """8-bit states save memory; paged ones survive spikes on a GPU. `galore_adamw` (arXiv
     2403.03507), for `method: full`: the states of projected gradients of rank `galore_rank`."""

@@ -17,7 +17,10 @@ RECIPE = ("training.", "lora.", "chat.max_length", "plan.engine", "plan.optimize
 
 NOT_RECIPE = tuple(
     f"training.{name}"
-    for name in ("save_steps", "gradient_checkpointing", "token_budget", "engine", "optimizer")
+    for name in (
+        *("save_steps", "gradient_checkpointing", "token_budget", "engine", "optimizer"),
+        *("processes", "sharding"),
+    )
 )
 """They decide nothing of the weights, or the plan says what was decided."""
 

@@ -86,7 +86,7 @@ def tiny_config(tiny_model: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             "data": {"source": str(source), "eval_fraction": 0.3},
             "chat": {"max_length": 128},
             "model": {"base_model": str(tiny_model), "quantization": "none"},
-            "training": {"max_steps": 4, "batch_size": 4, "save_steps": 2},
+            "training": {"max_steps": 4, "batch_size": 4, "save_steps": 2, "eval_pairs": 2},
             "evaluation": {"generations": 2, "max_new_tokens": 4},
         }
         for name, fields in sections.items():

@@ -42,6 +42,17 @@ Estimator = Callable[[int, bool], MemoryEstimate]
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenPass:
+    """A forward pass as decided."""
+
+    checkpointing: Choice[bool]
+    size: Choice[int]
+    memory: MemoryEstimate
+    fits: bool
+    """Whether the estimate is within the limit, or none is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class PassSizes:
     """How large a forward pass may be, in pairs (TRL) or in tokens (packed)."""
 
@@ -106,7 +117,7 @@ def token_sizes(config: RunConfig, target: Probe, longest: int) -> PassSizes:
 
 def choose_pass(
     config: RunConfig, target: Probe, sizes: PassSizes, estimate: Estimator
-) -> tuple[Choice[bool], Choice[int]]:
+) -> ChosenPass:
     """Gradient checkpointing and the size of a pass, decided together because they share memory.
 
     Without checkpointing where a worthwhile size fits, else with it; then the largest that fits.
@@ -119,9 +130,11 @@ def choose_pass(
     settings = [False, True] if requested == "auto" else [requested == "on"]
     if not total:
         because = f"the memory of {target.name} is unknown"
-        return (
+        return ChosenPass(
             _checkpointing_choice(config, settings[-1], because),
             _size_choice(sizes, smallest, because),
+            estimate(smallest, settings[-1]),
+            fits=True,
         )
     budget = int(total * MEMORY_SHARE[target.kind])
     limit = f"{describe_bytes(budget)} ({MEMORY_SHARE[target.kind]:.0%} of {describe_bytes(total)})"
@@ -136,12 +149,41 @@ def choose_pass(
         because = f"estimate {describe_bytes(chosen.total)} exceeds {limit}: may run out of memory"
     needed = describe_bytes(estimate(sizes.worthwhile, False).total)
     without = f"without it, {sizes.worthwhile} {sizes.unit} a pass need {needed}"
-    return (
+    return ChosenPass(
         _checkpointing_choice(
             config, checkpointing, f"{without}; limit {limit}" if checkpointing else because
         ),
         _size_choice(sizes, size, because),
+        chosen,
+        fits=fit is not None,
     )
+
+
+def require_whole_models(target: Probe, ranks: int, whole: MemoryEstimate) -> None:
+    """Raise UserError where shares would be trained and what comes before or after cannot run.
+
+    Every rank loads the model into host memory first; evaluation and serving hold all of it on one
+    device, and a forward pass. `whole`: of a process that holds every layer.
+    """
+    on_cpu = target.kind == "cpu"
+    total = target.ram if on_cpu else target.device_memory
+    limit = int(total * MEMORY_SHARE[target.kind])
+    needed = whole.weights + whole.working + whole.runtime
+    if total and needed > limit:
+        raise UserError(
+            "Trained in shares, the model would fit; evaluating it takes all of it on one device, "
+            f"an estimated {describe_bytes(needed)}.",
+            f"at most {describe_bytes(limit)} of {target.name}.",
+            "Choose a smaller model.base_model, or a machine whose devices are larger.",
+        )
+    loaded = ranks * whole.weights
+    if not on_cpu and loaded > target.ram:
+        raise UserError(
+            f"Before it is shared out, each of {ranks} processes loads the model into host memory: "
+            f"{describe_bytes(loaded)} in all.",
+            f"at most the {describe_bytes(target.ram)} of this machine.",
+            "Lower training.processes, or choose a smaller model.base_model.",
+        )
 
 
 def choose_dequantised_layers(
@@ -150,6 +192,8 @@ def choose_dequantised_layers(
     """As many layers as half of the memory that a step of `step` bytes leaves can hold."""
     if setup.quantization != "nf4":
         return Choice(value=0, because="the weights are not quantised")
+    if setup.shards > 1:
+        return Choice(value=0, because="layers are held in shards")
     if config.model.dequantised_cache == "off":
         return Choice(value=0, because=asked_for("model.dequantised_cache"))
     total = target.ram if target.kind == "cpu" else target.device_memory
@@ -194,6 +238,8 @@ def _does_not_fit(
     config: RunConfig, target: Probe, sizes: PassSizes, smallest: MemoryEstimate, limit: str
 ) -> UserError:
     remedies = ["a smaller model.base_model", "a smaller chat.max_length"]
+    if config.training.sharding == "off" and target.devices > 1:
+        remedies.insert(0, "training.sharding auto")
     if config.training.gradient_checkpointing == "off":
         remedies.insert(0, "training.gradient_checkpointing auto")
     if config.model.quantization == "none" and can_use_nf4(target).possible:

@@ -11,8 +11,9 @@ from schemas.tokens import Longest
 GIB = 1024**3
 MIB = 1024**2
 
-NF4_BYTES = 0.52
-"""A weight in NF4 with double quantisation: 4 bits + 0.127 bits of scales (arXiv 2305.14314)."""
+NF4_VALUE, NF4_SCALES = 0.5, 0.02
+"""Bytes of a weight in NF4 with double quantisation: 4 bits, and 0.127 bits of scales, rounded up
+(arXiv 2305.14314)."""
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -66,6 +67,8 @@ class Setup:
     lora_modules: int
     """Adapted linear layers in a transformer layer."""
     galore_rank: int = 0
+    shards: int = 1
+    """Ranks that each hold an equal share of the layers' weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ def predict_step(
     P parameters, E of them in embeddings and output layer.
 
     weights: s P, or in NF4 s E + 0.52 (P - E); 4 P in `method: full`, whose weights are float32.
+        Of layers in n shards, 1/n, all scales, and two whole layers: FSDP gathers the next while
+        the current one computes.
     trained: LoRA has N r (m H + W) weights of 4 bytes, their gradients of 4, and the optimizer's
         states; `full` has gradients and states of P, and in a 16-bit dtype autocast's copy of the
         weights, 2 P. GaLore's states are of rank g: 2 moments and a projection, 8 + 4 bytes for
@@ -207,10 +212,11 @@ def _weight_bytes(shape: ModelShape, setup: Setup) -> float:
     if setup.method == "full":
         return shape.parameters * DTYPE_BYTES["float32"]
     size = DTYPE_BYTES[setup.dtype]
-    if setup.quantization == "none":
-        return shape.parameters * size
     embeddings = embedding_parameters(shape)
-    return embeddings * size + (shape.parameters - embeddings) * NF4_BYTES
+    in_layers = shape.parameters - embeddings
+    value, scales = (NF4_VALUE, NF4_SCALES) if setup.quantization == "nf4" else (size, 0)
+    held = 1 if setup.shards == 1 else 1 / setup.shards + 2 / shape.layers
+    return embeddings * size + in_layers * (value * held + scales)
 
 
 def _low_rank(shape: ModelShape, rank: int, modules: int) -> float:

@@ -183,6 +183,12 @@ def _process_problems(config: RunConfig, target: Probe) -> Iterator[Problem]:
             "several processes with the packed engine, whose step is the same however many.",
             "Remove training.processes, or set training.engine to packed.",
         )
+    if training.sharding == "on" and config.lora.use_dora:
+        yield Problem(
+            "training.sharding is on, but DoRA reads whole weights when it is not their turn.",
+            "lora.use_dora false with training.sharding.",
+            "Remove training.sharding or lora.use_dora.",
+        )
     on_cpu = target.kind == "cpu"
     unit, units = ("core", target.cpu_cores) if on_cpu else ("GPU", target.devices)
     if ranks > units:

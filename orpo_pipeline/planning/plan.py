@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Literal
 
 from orpo_pipeline.planning.batching import (
+    ChosenPass,
     choose_dequantised_layers,
     choose_pass,
     pair_sizes,
+    require_whole_models,
     token_sizes,
 )
 from orpo_pipeline.planning.capabilities import (
@@ -31,7 +33,7 @@ from orpo_pipeline.planning.memory import (
     trl_pass,
 )
 from orpo_pipeline.planning.overrides import asked_for, refuse_impossible_overrides
-from orpo_pipeline.planning.processes import choose_processes
+from orpo_pipeline.planning.processes import choose_processes, choose_sharding
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.hardware import Probe
@@ -70,17 +72,27 @@ def plan_training(
     if target.kind == "cpu":
         target = target.model_copy(update={"ram": target.ram // processes.value})
     setup = _setup(config, device, dtype, attention, quantization, optimizer)
-
-    def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
-        held = FORWARD_PASSES[engine.value](shape, size, longest)
-        return predict_step(shape, setup, held, checkpointing=checkpointing)
-
     if engine.value == "packed":
         sizes = token_sizes(config, target, longest.whole)
     else:
         sizes = pair_sizes(config, target)
-    checkpointing, size = choose_pass(config, target, sizes, estimate)
-    step = estimate(size.value, checkpointing.value).total
+
+    def pass_in(shards: int) -> ChosenPass:
+        parts = replace(setup, shards=shards)
+
+        def estimate(size: int, checkpointing: bool) -> MemoryEstimate:
+            held = FORWARD_PASSES[engine.value](shape, size, longest)
+            return predict_step(shape, parts, held, checkpointing=checkpointing)
+
+        return choose_pass(config, target, sizes, estimate)
+
+    sharding, chosen = choose_sharding(config, target, processes, pass_in)
+    if sharding.value:
+        held = FORWARD_PASSES[engine.value](shape, chosen.size.value, longest)
+        whole = predict_step(shape, setup, held, checkpointing=False)
+        require_whole_models(target, processes.value, whole)
+    shared = _shared(setup, sharding, processes)
+    layers = choose_dequantised_layers(config, target, shape, shared, chosen.memory.total)
     return TrainingPlan(
         probe=probe,
         device=device,
@@ -90,9 +102,10 @@ def plan_training(
         optimizer=optimizer,
         engine=engine,
         processes=processes,
-        gradient_checkpointing=checkpointing,
-        forward_pass=size,
-        dequantised_layers=choose_dequantised_layers(config, target, shape, setup, step),
+        sharding=sharding,
+        gradient_checkpointing=chosen.checkpointing,
+        forward_pass=chosen.size,
+        dequantised_layers=layers,
     )
 
 
@@ -103,6 +116,7 @@ def predict_memory(
     setup = _setup(
         config, plan.device, plan.dtype, plan.attention, plan.quantization, plan.optimizer
     )
+    setup = _shared(setup, plan.sharding, plan.processes)
     held = FORWARD_PASSES[plan.engine.value](shape, plan.forward_pass.value, longest)
     checkpointing = plan.gradient_checkpointing.value
     predicted = predict_step(shape, setup, held, checkpointing=checkpointing)
@@ -253,6 +267,10 @@ def _setup(
         galore_rank=config.training.galore_rank,
         lora_modules=len(config.lora.target_modules),
     )
+
+
+def _shared(setup: Setup, sharding: Choice[bool], processes: Choice[int]) -> Setup:
+    return replace(setup, shards=processes.value) if sharding.value else setup
 
 
 def _on_device(probe: Probe, device: str) -> Probe:

@@ -5,6 +5,7 @@ from typing import Any
 
 from orpo_pipeline.heap import give_back_large_blocks
 from orpo_pipeline.nf4 import compute_as_in_training, nf4_config
+from orpo_pipeline.training.sharding import decoder_layers, shard_layers
 from schemas.config import LoraConfig, RunConfig
 from schemas.errors import EnvironmentFault, UserError
 from schemas.plan import Choice, TrainingPlan
@@ -22,24 +23,33 @@ def load_trainable(config: RunConfig, base: BaseModelRecord, plan: TrainingPlan)
         model = load_base(base, plan.model_copy(update={"dtype": in_float32}))
         model.requires_grad_(True)
     else:
-        model = attach_new_adapter(load_base(base, plan), config.lora, base, plan.engine.value)
+        sharded = plan.sharding.value
+        loaded = load_base(base, plan, to_shard=sharded)
+        model = attach_new_adapter(loaded, config.lora, base, plan.engine.value)
+        if sharded:
+            shard_layers(model, plan.device.value)
     model.config.use_cache = False
     return model.train()
 
 
-def load_base(base: BaseModelRecord, plan: TrainingPlan) -> Any:
-    """The base model on the planned device, frozen, in eval mode."""
+def load_base(base: BaseModelRecord, plan: TrainingPlan, *, to_shard: bool = False) -> Any:
+    """The base model on the planned device, frozen, in eval mode.
+
+    `to_shard`: in host memory instead, and NF4 values as numbers of the compute dtype: FSDP gathers
+    what has one dtype in one piece.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     give_back_large_blocks()
     dtype = getattr(torch, plan.dtype.value)
+    nf4 = nf4_config(dtype, storage=dtype if to_shard else None)
     model = AutoModelForCausalLM.from_pretrained(
         base.path,
         dtype=dtype,
-        quantization_config=nf4_config(dtype) if plan.quantization.value == "nf4" else None,
+        quantization_config=nf4 if plan.quantization.value == "nf4" else None,
         attn_implementation=plan.attention.value,
-        device_map={"": plan.device.value},
+        device_map={"": "cpu" if to_shard else plan.device.value},
         trust_remote_code=False,
         use_safetensors=True,
     )
@@ -72,7 +82,7 @@ def keep_dequantised(model: Any, layers: int) -> None:
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
-    for layer in _decoder_layers(model)[:layers]:
+    for layer in decoder_layers(model)[:layers]:
         for name, linear in list(layer.named_modules()):
             if not isinstance(linear, Linear4bit):
                 continue
@@ -81,15 +91,6 @@ def keep_dequantised(model: Any, layers: int) -> None:
             kept.weight = torch.nn.Parameter(weight, requires_grad=False)
             kept.bias = linear.bias
             layer.set_submodule(name, kept)
-
-
-def _decoder_layers(model: Any) -> Any:
-    """The stack of transformer layers: `layers` in Llama and most others, `h` in GPT-2."""
-    import torch
-
-    depth = model.config.get_text_config().num_hidden_layers
-    stacks = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
-    return stacks[0] if stacks else []
 
 
 def attach_new_adapter(model: Any, lora: LoraConfig, base: BaseModelRecord, engine: str) -> Any:

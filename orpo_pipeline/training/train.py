@@ -43,9 +43,11 @@ DECISIVE_CHOICES = (
     "forward_pass",
     "engine",
     "processes",
+    "sharding",
 )
-"""Choices of the plan that change the adapter's numbers: TRL averages over forward passes, and the
-packed engine's sums round otherwise. Recomputing activations only changes time and memory."""
+"""Choices of the plan that change the adapter's numbers: TRL averages over forward passes, the
+packed engine's sums round otherwise, and a model to be sharded draws its adapter in host memory.
+Recomputing activations only changes time and memory."""
 
 DECIDED_BY_PLAN = {
     "engine",
@@ -54,6 +56,7 @@ DECIDED_BY_PLAN = {
     "micro_batch_size",
     "gradient_checkpointing",
     "processes",
+    "sharding",
 }
 """Training settings that count as the plan has decided them, whether asked for or not."""
 

@@ -167,7 +167,9 @@ def _measure_held_out(
     """
     last = state.global_step >= state.max_steps
     saved = last or state.global_step % held_out.run.training.save_steps == 0
-    if not (saved and state.is_world_process_zero and len(held_out)):
+    # A layer that is sharded is gathered from every rank, so all of them measure.
+    measures = state.is_world_process_zero or held_out.run.plan.sharding.value
+    if not (saved and measures and len(held_out)):
         return {}
     figures = held_out.measure(autocast())
     return {METRIC_NAMES[name].replace("train/", "eval/"): figures[name] for name in figures}

@@ -79,6 +79,7 @@ def make_site(folder: Path, model: Path, sections: Mapping[str, Mapping[str, Any
             "batch_size": 4,
             "learning_rate": 1e-2,
             "save_steps": 2,
+            "eval_pairs": 2,
         },
         "evaluation": {"generations": 2, "max_new_tokens": 4},
         "gate": {"primary": "pairs/log_odds_margin", "min_groups": 5, "guardrails": {}},

@@ -215,6 +215,7 @@ def test_forgetting_names_the_versions_and_the_next_preparation_leaves_the_row_o
     assert "No longer forgotten" in site.run("forget", row_id[:12], "--undo")
 
 
+@pytest.mark.slow
 def test_restored_elsewhere_it_remembers_everything(site: Site) -> None:
     backup = site.home.with_name("backup.tar.gz")
     write_backup(site.home, backup)

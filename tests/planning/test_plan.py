@@ -34,6 +34,7 @@ def test_every_choice_has_a_reason(machine: str) -> None:
         "optimizer",
         "engine",
         "processes",
+        "sharding",
         "gradient_checkpointing",
         "forward_pass",
         "dequantised_layers",

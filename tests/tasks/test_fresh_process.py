@@ -39,6 +39,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_log_probs_survive_registration(train_job: Callable[..., TrainJob], tmp_path: Path) -> None:
     registry = {"model_name": "tiny", "tracking_uri": mlflow_store(tmp_path / "home")}
     job = train_job(training={"learning_rate": 1e-2}, registry=registry)

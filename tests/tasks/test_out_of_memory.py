@@ -58,7 +58,8 @@ def refuse_more_memory(process: psutil.Process) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
 
 
-@pytest.mark.parametrize("engine", ["packed", pytest.param("trl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["packed", "trl"])
 def test_half_a_pass_trains_on_and_the_losses_are_those_of_an_undisturbed_training(
     train_job: MakeJob, engine: str
 ) -> None:

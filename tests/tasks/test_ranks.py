@@ -42,9 +42,12 @@ def adapter(job: TrainJob) -> TrainedAdapter:
 def in_two(train_job: MakeJob) -> MakeJob:
     """A job of two ranks."""
 
-    def make(home: str) -> TrainJob:
-        job = train_job(home, training=TRAINING | {"processes": 2})
+    def make(home: str, sharding: str = "off") -> TrainJob:
+        model = {"quantization": "nf4", "dequantised_cache": "off"}
+        asked = TRAINING | {"processes": 2, "sharding": sharding}
+        job = train_job(home, model=model if sharding == "on" else {}, training=asked)
         assert job.plan.processes.value == 2
+        assert job.plan.sharding.value == (sharding == "on")
         return job
 
     return make
@@ -66,9 +69,10 @@ def test_two_ranks_train_and_publish_as_one_process(train_job: MakeJob, in_two: 
 
 
 @pytest.mark.slow
-def test_a_lost_rank_is_named_and_the_training_continues(in_two: MakeJob) -> None:
-    undisturbed = adapter(in_two("undisturbed"))
-    job = in_two("disturbed")
+@pytest.mark.parametrize("sharding", ["off", "on"])
+def test_a_lost_rank_is_named_and_the_training_continues(in_two: MakeJob, sharding: str) -> None:
+    undisturbed = adapter(in_two("undisturbed", sharding))
+    job = in_two("disturbed", sharding)
 
     def kill_the_other(event: Event) -> None:
         if isinstance(event, Metrics) and event.step == 3:

@@ -266,6 +266,7 @@ def test_a_run_whose_process_was_killed_goes_on_by_itself(up: Up) -> None:
     assert mlflow_status(up, open_) == "RUNNING"
 
 
+@pytest.mark.slow
 def test_what_dies_is_started_again_and_its_run_goes_on(up: Up) -> None:
     """Both servers and the worker at once, while a run executes."""
     run, child = start_waiting(up, 500)

@@ -80,6 +80,7 @@ def test_the_child_s_user_error_is_ours(
     assert_clean_end(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_then_stopped_then_finished_equals_undisturbed(train_job: MakeJob) -> None:
     undisturbed = train(
         train_job("undisturbed", training=STEPS, lora=LORA), lambda *_: None, lambda: False

@@ -46,7 +46,7 @@ def weights_of(model: Any) -> dict[str, torch.Tensor]:
     [
         *((optimizer, "packed", "float32") for optimizer in OPTIMIZERS),
         ("galore_adamw", "packed", "bfloat16"),
-        ("adamw", "trl", "bfloat16"),
+        pytest.param("adamw", "trl", "bfloat16", marks=pytest.mark.slow),
     ],
 )
 def test_every_optimizer_takes_steps(

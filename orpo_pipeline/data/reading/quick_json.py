@@ -47,14 +47,14 @@ def _key_ends(line: bytes) -> int | None:
 def _count_keys(value: Any) -> int:
     """Keys of all objects within the value; -1: it has a number that may not be exact."""
     keys, waiting = 0, [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, dict):
+    for inner in waiting:  # it grows on the way
+        if type(inner) is dict:
             keys += len(inner)
             inner = inner.values()
         for item in inner:
-            if isinstance(item, (dict, list)):
+            kind = type(item)
+            if kind is dict or kind is list:
                 waiting.append(item)
-            elif isinstance(item, float) and abs(item) >= EXACT:
+            elif kind is float and abs(item) >= EXACT:
                 return -1
     return keys

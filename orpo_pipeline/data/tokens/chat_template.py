@@ -2,8 +2,7 @@
 
 import importlib.resources
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,9 +166,9 @@ def render(
     """
     if not conversations:
         return []
-    with _refusals():
+    with template_refusals():
         texts = tokenizer.apply_chat_template(
-            [_plain(turns) for turns in conversations],
+            [as_dicts(turns) for turns in conversations],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
@@ -201,12 +200,13 @@ def _render_or_defect(
         return Defect(DefectCode.UNSUPPORTED_CONTENT, error.found)
 
 
-def _plain(conversation: Conversation) -> list[dict[str, str]]:
+def as_dicts(conversation: Conversation) -> list[dict[str, str]]:
+    """Turns as templates take them."""
     return [{"role": m.role, "content": m.content} for m in conversation]
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def template_refusals() -> Iterator[None]:
     """UserError for whatever a template's code raises, but for the want of memory."""
     try:
         yield
@@ -228,78 +228,3 @@ def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(
         sorted(str(t) for t in added if t.special or (str(t).strip() and str(t) in template))
     )
-
-
-class ControlTokens:
-    """Finds control tokens in what people wrote, and makes plain text of them."""
-
-    def __init__(self, chat: ChatFormat) -> None:
-        self._tokenizer = chat.tokenizer
-        self._ids = frozenset(chat.tokenizer.convert_tokens_to_ids(list(chat.control_tokens)))
-        # Longest first, so that a token that begins like another is found as itself.
-        ordered = sorted(chat.control_tokens, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
-        self._first_characters = {token[0] for token in ordered}
-        self._normalise = _normaliser(chat)
-
-    def found_in(self, conversation: Conversation) -> str | None:
-        """The first control token in a message, as the tokenizer would see it; None: there is none.
-
-        Looks at raw text, and at the normalised one when tokens are searched there, too: a
-        full-width bracket, say, may become a plain one.
-        """
-        for message in conversation:
-            texts = [message.content]
-            if self._normalise is not None:
-                texts.append(self._normalise(message.content))
-            for text in texts:
-                if any(character in text for character in self._first_characters):
-                    found = self._pattern.search(text)
-                    if found:
-                        return found.group()
-        return None
-
-    def neutralised_ids(
-        self, conversation: Conversation, add_generation_prompt: bool
-    ) -> list[int] | Defect:
-        """Token ids in which control tokens of the conversation's own text are plain text.
-
-        Or the defect that the template refuses, or that a control token comes back all the same.
-        """
-        harmless = tuple(Message(m.role, "x") if self.found_in((m,)) else m for m in conversation)
-        texts = render_each(self._tokenizer, (conversation, harmless), add_generation_prompt)
-        for text in texts:
-            if isinstance(text, Defect):
-                return text
-        try:
-            with _refusals():
-                ids: list[int] = self._tokenizer.apply_chat_template(
-                    _plain(conversation),
-                    tokenize=True,
-                    return_dict=False,
-                    add_generation_prompt=add_generation_prompt,
-                    sanitize_control_tokens=True,
-                )
-        except UserError as error:
-            return self._not_neutralised(conversation, str(error.__cause__))
-        written = self._tokenizer(texts[1], add_special_tokens=False)["input_ids"]
-        if self._count(ids) != self._count(written):
-            return self._not_neutralised(conversation, "tokenizer or template bring it back")
-        return ids
-
-    def _not_neutralised(self, conversation: Conversation, reason: str) -> Defect:
-        token = self.found_in(conversation)
-        return Defect(DefectCode.CONTROL_TOKEN, f"{token} cannot be neutralised: {reason}")
-
-    def _count(self, ids: list[int]) -> int:
-        return sum(token in self._ids for token in ids)
-
-
-def _normaliser(chat: ChatFormat) -> Callable[[str], str] | None:
-    """The tokenizer's normaliser, when control tokens are searched behind it."""
-    normaliser = getattr(getattr(chat.tokenizer, "backend_tokenizer", None), "normalizer", None)
-    if normaliser is None:
-        return None
-    added = chat.tokenizer.added_tokens_decoder.values()
-    late = any(token.normalized and str(token) in chat.control_tokens for token in added)
-    return normaliser.normalize_str if late else None

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens
+from orpo_pipeline.data.tokens.chat_template import ChatFormat
+from orpo_pipeline.data.tokens.control_tokens import ControlTokens
 from orpo_pipeline.data.tokens.template_shapes import TemplateShapes
 from orpo_pipeline.data.tokens.truncation import fit_pair
 from orpo_pipeline.data.tokens.word_table import EncodeTexts, WordTable

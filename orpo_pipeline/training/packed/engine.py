@@ -51,6 +51,7 @@ def packed_trainer(run: EngineRun, tokens: PairTokens) -> Any:
             prompt_targets=training.nll_scope == "prompt_and_response",
             rank=arguments.process_index,
             ranks=arguments.world_size,
+            as_many_passes=run.plan.sharding.value,
         ),
         sampler=StepSampler(len(tokens), training.batch_size, training.seed, steps),
         guard=StepGuard(training, run.pairs, run.rows),

@@ -54,7 +54,8 @@ class FrozenLinear:
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in)."""
         weight = self.layer.weight
-        state = getattr(weight, "quant_state", None)
+        # The layer's, and not the weight's: one that FSDP has gathered is an ordinary parameter.
+        state = getattr(self.layer, "quant_state", None)
         if state is not None:
             from bitsandbytes.functional import dequantize_4bit
 

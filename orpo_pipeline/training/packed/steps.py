@@ -1,11 +1,11 @@
 """An optimizer step's pairs as the packed rows of one rank."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orpo_pipeline.training.loss import StepSize
 from orpo_pipeline.training.packed.batch import PackedBatch, pack_batch
-from orpo_pipeline.training.packed.packing import balance, pack_pairs
+from orpo_pipeline.training.packed.packing import Pack, balance, pack_pairs
 from orpo_pipeline.training.packed.tokens import PairTokens
 
 
@@ -17,6 +17,8 @@ class Step:
     pairs: list[list[int]]
     """The numbers of each batch's pairs in `StepCollator.tokens`."""
     size: StepSize
+    idle: list[PackedBatch] = field(default_factory=list)
+    """To compute as well, and to count for nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,25 @@ class StepCollator:
     """Whether the NLL is over prompt and chosen, or over chosen alone."""
     rank: int = 0
     ranks: int = 1
+    as_many_passes: bool = False
+    """Whether every rank must compute as many: layers are then gathered from all of them."""
 
     def __call__(self, indices: Sequence[int]) -> Step:
         pairs = [self.tokens[index] for index in indices]
         lengths = [pair.length for pair in pairs]
-        mine = balance(lengths, self.ranks)[self.rank]
-        packs = [
-            [mine[n] for n in pack]
-            for pack in pack_pairs([lengths[number] for number in mine], self.budget)
-        ]
+        shares = [self._packs(share, lengths) for share in balance(lengths, self.ranks)]
+        packs = shares[self.rank]
         batches = [pack_batch([pairs[n] for n in pack], self.prompt_targets) for pack in packs]
         targets = sum(
             len(pair.chosen) + (len(pair.prompt) - 1 if self.prompt_targets else 0)
             for pair in pairs
         )
         numbers = [[indices[n] for n in pack] for pack in packs]
-        return Step(batches, numbers, StepSize(tokens=targets, pairs=len(pairs)))
+        missing = max(map(len, shares)) - len(packs) if self.as_many_passes else 0
+        shortest = min(pairs, key=lambda pair: pair.length)
+        idle = [pack_batch([shortest], self.prompt_targets) for _ in range(missing)]
+        return Step(batches, numbers, StepSize(tokens=targets, pairs=len(pairs)), idle)
+
+    def _packs(self, share: list[int], lengths: list[int]) -> list[Pack]:
+        packs = pack_pairs([lengths[number] for number in share], self.budget)
+        return [[share[n] for n in pack] for pack in packs]

@@ -66,6 +66,10 @@ class PackedTrainer(GuardedSteps, Trainer):
             self.accelerator.backward(loss)
             figures += share
             self.guard.see(sums.sum(1), pairs)
+        for batch in inputs.idle:
+            with self.accelerator.autocast():
+                sums = sum_logps(self.model, batch.to(device))
+            self.accelerator.backward(0 * sums.nan_to_num().sum())
         if self.args.world_size > 1:
             self._add_up_gradients()
             dist.all_reduce(figures)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from token_pairs import make_pair, tokenize, tokens_of, user
 
-from orpo_pipeline.data.tokens.chat_template import ChatFormat, ControlTokens, load_chat_format
+from orpo_pipeline.data.tokens.chat_template import ChatFormat, load_chat_format
+from orpo_pipeline.data.tokens.control_tokens import ControlTokens
 from schemas.pairs import Defect, DefectCode, Message, Pair
 
 MakeTokenizer = Callable[..., Path]

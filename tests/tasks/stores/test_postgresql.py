@@ -68,6 +68,7 @@ def store(
     return Registry(tmp_path / "home", template.run_id)
 
 
+@pytest.mark.slow
 def test_of_three_that_race_one_wins_and_two_explain(store: Registry) -> None:
     assert store.uri.startswith("postgresql+psycopg://bob@127.0.0.1:")
     winner = store.race({version: store.start("1", version) for version in ("2", "3", "4")})

@@ -13,10 +13,11 @@ from engines import build_model, idle_run, run_engine
 from safetensors.torch import load_file
 
 from orpo_pipeline.stages import MANIFEST
-from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.checkpoints import newest_checkpoint, newest_step
 from orpo_pipeline.training.non_finite import StepGuard
 from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
+from schemas.plan import Choice
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 RANKS = 2
@@ -57,6 +58,7 @@ def job(train_job: Callable[..., TrainJob], few_rows: Path) -> TrainJob:
     return made
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(
     job: TrainJob,
     tmp_path: Path,
@@ -86,6 +88,54 @@ def test_two_processes_train_as_one(
     )
     files = json.loads(manifest)["files"]
     assert {f"rng_state_{rank}.pth" for rank in range(RANKS)} <= files.keys()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("none", marks=pytest.mark.slow)])
+def test_shares_of_layers_train_as_whole_ones(
+    train_job: Callable[..., TrainJob], few_rows: Path, tmp_path: Path, quantization: str
+) -> None:
+    """Recomputed activations, held-out pairs, a rank without a pair in the last step."""
+    asked = TRAINING | {"eval_pairs": 4, "gradient_checkpointing": "on"}
+    job = train_job(
+        data={"source": str(few_rows)},
+        model={"quantization": quantization, "dequantised_cache": "off"},
+        training=asked,
+    )
+    whole = build_model(job)
+    expected = run_engine(job, whole, tmp_path / "one")
+    sharded = {
+        "sharding": Choice(value=True, because="a test"),
+        "processes": Choice(value=RANKS, because="a test"),
+    }
+    train_on_ranks(
+        job.model_copy(update={"plan": job.plan.model_copy(update=sharded)}), tmp_path / "two"
+    )
+    frozen = {
+        name: weight
+        for name, weight in whole.named_parameters()
+        if ".layers." in name and not weight.requires_grad
+    }
+    assert frozen
+    adapters = []
+    for rank in range(RANKS):
+        found = json.loads((tmp_path / f"two/points-{rank}.json").read_text(encoding="utf-8"))
+        for (_, _, values), (_, _, alone) in zip(found["points"], expected, strict=True):
+            assert values == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        assert found["shares"].keys() == frozen.keys()
+        for name, weight in frozen.items():
+            # NF4 values are kept as numbers of float32, eight in each.
+            rows = weight.numel() // 4 if weight.dtype == torch.uint8 else weight.shape[0]
+            assert found["shares"][name] == [rows // RANKS, *weight.shape[1:]]
+        adapters.append(load_file(tmp_path / f"two/adapter-{rank}.safetensors"))
+    for name, weight in whole.named_parameters():
+        if weight.requires_grad:
+            assert torch.equal(adapters[0][name], adapters[1][name]), name
+            assert (adapters[0][name] - weight.detach()).abs().max() <= 1e-5, name
+    checkpoint = newest_checkpoint(tmp_path / "two/work")
+    assert checkpoint is not None
+    saved = load_file(checkpoint / "adapter_model.safetensors")
+    assert len(saved) == len(adapters[0])
+    assert all("lora_" in name for name in saved)
 
 
 def test_only_the_first_rank_seals_a_checkpoint(

@@ -179,3 +179,20 @@ def test_ranks_have_each_pair_once_and_one_size(
     for step in steps:
         for batch in step.batches:
             assert len(batch.layout.segments) == 1 or batch.input_ids.numel() <= budget
+
+
+@given(drawn=PAIRS, ranks=st.integers(1, 4), budget=st.integers(1, 40))
+def test_ranks_compute_as_many_passes_when_asked(
+    collate: Collate, drawn: list[TokenizedPair], ranks: int, budget: int
+) -> None:
+    plain, equal = (
+        [
+            collate(drawn, budget=budget, rank=rank, ranks=ranks, as_many_passes=asked)
+            for rank in range(ranks)
+        ]
+        for asked in (False, True)
+    )
+    assert len({len(step.batches) + len(step.idle) for step in equal}) == 1
+    assert any(not step.idle for step in equal)
+    assert not any(step.idle for step in plain)
+    assert [step.pairs for step in equal] == [step.pairs for step in plain]
