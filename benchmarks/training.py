@@ -23,7 +23,6 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from measuring import Result, machine, median, run_job, show_table
 from random_model import SHAPES
@@ -63,8 +62,9 @@ def main() -> None:
             config["model"]["base_model"] = folder
         results: Result = {"machine": machine()}
         results["data"] = _run("prepare", config, home)
+        warm = _warm_steps(given)
         results["flops"] = {
-            name: 0.0 if given.no_flops else _run("flops", merged(config, way), home)["flops"]
+            name: 0.0 if given.no_flops else _run("flops", merged(config, way), home, warm)["flops"]
             for name, way in _ways(given).items()
         }
         rounds: dict[str, list[Result]] = {name: [] for name in _ways(given)}
@@ -72,7 +72,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for name, way in _ways(given).items():
                 job = merged(config, way)
-                rounds[name].append(_run("train", job, home, warm_steps=_warm_steps(given)))
+                rounds[name].append(_run("train", job, home, warm))
                 results["rounds"] = rounds
                 if given.output:  # after each run: one that fails later loses nothing
                     given.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
@@ -141,8 +141,8 @@ def merged(config: Result, more: Result) -> Result:
     return {**config, **{name: {**config.get(name, {}), **more[name]} for name in more}}
 
 
-def _run(kind: str, config: Result, home: Path, **more: Any) -> Result:
-    job = {"kind": kind, "config": config, "home": str(home), **more}
+def _run(kind: str, config: Result, home: Path, warm_steps: int = 1) -> Result:
+    job = {"kind": kind, "config": config, "home": str(home), "warm_steps": warm_steps}
     return run_job(job, jobs=JOBS, watched=False)
 
 

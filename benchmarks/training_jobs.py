@@ -1,9 +1,9 @@
 """One measured training in a process of its own: JOB.json in, RESULT.json out (measuring.run_job).
 
 The clock runs from the end of the last step that only warms up (the first, if the job does not say
-otherwise) to the end of the last: loading the model is no part of it. Peak
-memory is the kernel's high-water mark of the process over the steps, less what it held with the
-model loaded and the adapter attached.
+otherwise) to the end of the last: loading the model is no part of it. Peak memory is the kernel's
+high-water mark of the process over the steps, less what it held with the model loaded and the
+adapter attached.
 """
 
 import json
@@ -71,12 +71,13 @@ def count_flops(job: Result) -> Result:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
     }
     run, trainer = _prepare_run(job)
-    counts: list[int] = []
+    counts = [0]
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
         count = replace(run, on_step=lambda *_: counts.append(counter.get_total_flops()))
         _train(count, trainer)
-    pairs = (len(counts) - 1) * job["config"]["training"]["batch_size"]
-    return {"flops": (counts[-1] - counts[0]) / pairs}
+    warm = job.get("warm_steps", 1)
+    pairs = (len(counts) - 1 - warm) * job["config"]["training"]["batch_size"]
+    return {"flops": (counts[-1] - counts[warm]) / pairs}
 
 
 def write_curve(job: Result) -> Result:
