@@ -29,7 +29,8 @@ def shard_layers(model: Any, device: str) -> None:
         trained = {weight for weight in layer.parameters() if weight.requires_grad}
         fully_shard(layer, mesh=mesh, ignored_params=trained)
     model.to(device)
-    # The root holds no shares; it makes the layers gather in one stream of memory.
+    # A root without shares of its own: under it, layers gather in the same streams, and memory of
+    # one that is dropped serves the next.
     decoder = model.get_base_model().get_decoder()
     whole = {weight for weight in decoder.parameters() if not isinstance(weight, DTensor)}
     fully_shard(decoder, mesh=mesh, ignored_params=whole)
