@@ -3,8 +3,9 @@
 python benchmarks/curves.py --source FILE --long-source FILE      # make bench-curves BENCH="..."
 python benchmarks/curves.py --source FILE --long-source FILE --ways packed --steps 1
 
-Lengths: pairs of --long-source under several chat.max_length, 4 pairs a step. Pairs of a step: of
---source. The ways are those of training.py. Numbers go to --output after each run, the figure to
+Lengths: --steps steps of 4 pairs of --long-source under several chat.max_length, after one that
+warms up. Pairs of a step: the same 16 pairs of --source in steps of 2, 4, 8 and 16, after 16
+others. The ways are those of training.py. Numbers go to --output after each run, the figure to
 docs/images.
 """
 
@@ -22,18 +23,19 @@ FIGURE = Path(__file__).parents[1] / "docs" / "images" / "training-curves.png"
 LENGTH, PAIRS = "tokens of a prompt and answer at most", "pairs of a step"
 LENGTHS = (128, 256, 512, 1024)
 SIZES = (2, 4, 8, 16)
+SAME = max(SIZES)  # pairs that warm up, and pairs that are measured, whatever the step
 
 
 def main() -> None:
     given = _arguments()
-    lengths = [(LENGTH, given.long_source, length, 4, length) for length in LENGTHS]
-    sizes = [(PAIRS, given.source, 512, pairs, pairs) for pairs in SIZES]
+    lengths = [(LENGTH, given.long_source, n, 4, n, 1, given.steps) for n in LENGTHS]
+    sizes = [(PAIRS, given.source, 512, n, n, SAME // n, SAME // n) for n in SIZES]
     points: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="curves-") as home:
-        for curve, source, max_length, pairs, at in [*lengths, *sizes]:
+        for curve, source, max_length, pairs, at, warm, steps in [*lengths, *sizes]:
             for way in given.ways.split(","):
-                config = merged(_config(source, max_length, pairs, given.steps), WAYS[way])
-                job = {"kind": "train", "config": config, "home": home}
+                config = merged(_config(source, max_length, pairs, warm + steps), WAYS[way])
+                job = {"kind": "train", "config": config, "home": home, "warm_steps": warm}
                 ran = run_job(job, jobs=JOBS, watched=False)
                 rate, peak = ran["pairs"] / ran["cpu"], ran["peak"] / MIB
                 points.append({"curve": curve, "way": way, "at": at, "rate": rate, "peak": peak})
@@ -47,7 +49,7 @@ def _config(source: Path, max_length: int, pairs: int, steps: int) -> Result:
         "data": {"source": str(source), "max_quarantined_share": 1.0},
         "chat": {"max_length": max_length},
         "model": {"base_model": "embedded", "quantization": "nf4"},
-        "training": {"batch_size": pairs, "max_steps": steps + 1, "eval_pairs": 0},
+        "training": {"batch_size": pairs, "max_steps": steps, "eval_pairs": 0},
     }
 
 
@@ -56,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--source", type=Path, required=True, help="Pairs for the sizes of steps.")
     parser.add_argument("--long-source", type=Path, required=True, help="Pairs for the lengths.")
     parser.add_argument("--ways", default="packed,tuned", help="Of training.py, with commas.")
-    parser.add_argument("--steps", type=int, default=2, help="Measured steps of each run.")
+    parser.add_argument("--steps", type=int, default=2, help="Measured steps of each length.")
     parser.add_argument("--output", type=Path, default=Path("curves.json"))
     parser.add_argument("--figure", type=Path, default=FIGURE)
     return parser.parse_args()
