@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt demo-model.txt
 demo: $(INSTALLED)   ## The whole pipeline on the packaged pairs: some minutes on 2 cores
 	@$(BIN)/orpo-pipeline run --config configs/demo.yaml
 
-test: $(INSTALLED)   ## The whole test suite
+test: $(INSTALLED)   ## The test suite: a quarter of an hour on 2 cores
 	$(BIN)/pytest -n 2 --dist loadfile
 
 proofs: $(INSTALLED) ## Slow tests with real servers: kill -9 in every stage, cancel, retry (an hour)

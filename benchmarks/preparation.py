@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
         "--sizes",
         type=lambda text: [int(size) for size in text.split(",")],
         default=[10_000, 100_000],
-        help="Numbers of rows, with commas. A million takes 20 GB of disk meanwhile.",
+        help="Numbers of rows, with commas. A million takes 12 GB of disk meanwhile.",
     )
     parser.add_argument(
         "--compare-all",

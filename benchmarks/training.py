@@ -7,7 +7,7 @@ python benchmarks/training.py --source FILE --shape 1b --batch-size 2 --steps 1 
 python benchmarks/training.py --source FILE --shape 7b --batch-size 1 --steps 1 --rounds 1
 
 Ways to train the same pairs in the same order, in the same precision, with the same LoRA:
-`article`: TRL as the reference article runs it (2 pairs a pass, 4 passes a step, gradient
+`article`: TRL as ORPO tutorials configure it (2 pairs a pass, 4 passes a step, gradient
 checkpointing, LoRA dropout modules). `tuned`: TRL with the least work (1 pair a pass, so that
 hardly anything is padded; no checkpointing; no dropout modules; the faster of its attentions).
 `packed`: ours, as planned. `recomputed`: ours with gradient checkpointing. Runs alternate, each in

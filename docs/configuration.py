@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.config import RunConfig
+from schemas.figures import Figure
 from schemas.pairs import DefectCode
 from schemas.retraining_config import FilesSource, HubSource, SqlSource
 from schemas.section import Section
@@ -108,6 +109,7 @@ def _type(annotation: Any) -> str:
         return "the fields below"
     names = {
         DefectCode: "defect code",
+        Figure: "a figure of [evaluate](evaluate.md#the-figures)",
         str: "text",
         int: "whole number",
         float: "number",

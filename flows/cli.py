@@ -32,25 +32,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(data_app, name="data")
-app.command()(doctor)
-app.command()(backup)
-app.command()(restore)
-app.command()(chat)
-app.command()(export)
-app.command()(lineage)
-app.command()(promotions)
-app.command()(promote)
-app.command()(rollback)
-app.command()(retrain)
-app.command()(announce)
-app.command()(forget)
-app.command()(prune)
-
 
 @app.command()
 def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Run the whole pipeline here: prepare, plan, train, evaluate, register."""
+    """Run the whole pipeline here: prepare, plan, train, evaluate, register, promote."""
     parsed = read_config(config, overrides or ())
     console = start_flow(debug)
     from flows.pipeline import orpo_pipeline
@@ -112,6 +97,26 @@ def worker(debug: Debug = False) -> None:
     from tasks.lone_worker import run_worker
 
     run_worker()
+
+
+# In the order of `--help`: behind the commands above, by what one meets first.
+app.add_typer(data_app, name="data")
+for command in (
+    doctor,
+    chat,
+    export,
+    lineage,
+    promotions,
+    promote,
+    rollback,
+    retrain,
+    announce,
+    forget,
+    prune,
+    backup,
+    restore,
+):
+    app.command()(command)
 
 
 def main() -> None:

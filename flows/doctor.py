@@ -56,9 +56,12 @@ def print_cards(config: RunConfig, console: Console) -> None:
     """The probe's findings, and a plan for cards that may not be here."""
     here = probe_in_child()
     console.print(_machine(here))
-    base = resolve_base_model(config.model, state_home(), lambda text: console.print(text))
+    base = resolve_base_model(
+        config.model, state_home(), lambda text: console.print(text, markup=False)
+    )
     table = Table(
-        title=f"{base.name}, up to {config.chat.max_length:,} tokens a pair, one GPU of SM 8.x",
+        title=f"{_safe(base.name)}, up to {config.chat.max_length:,} tokens a pair, "
+        "one GPU of SM 8.x",
         title_justify="left",
     )
     for column in ("memory", "a training step", "estimate"):

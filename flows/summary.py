@@ -22,15 +22,17 @@ def print_summary(result: PipelineResult, console: Console) -> None:
         listed = ", ".join(f"{code} {count}" for code, count in prepared.quarantined.items())
         console.print(f"          quarantined: {listed}", soft_wrap=True)
     console.print(plan_as_table(result.plan))
-    console.print(f"[bold]Training[/]  {_training(result)}")
+    console.print(f"[bold]Training[/]  {escape(_training(result))}")
     console.print(_figures(result))
     for line in [*_judged(result.evaluation), *_benchmarks(result.evaluation)]:
         console.print(line, soft_wrap=True)
     for alarm in result.evaluation.alarms:
-        console.print(f"          {alarm}", soft_wrap=True)
+        console.print(escape(f"          {alarm}"), soft_wrap=True)
     promotion = result.promotion
     aliases = ", ".join(promotion.aliases) or "no alias"
-    console.print(f"[bold]Model[/]     {version.model_name} version {version.version}: {aliases}")
+    console.print(
+        f"[bold]Model[/]     {escape(version.model_name)} version {version.version}: {aliases}"
+    )
     if promotion.decision is None:
         console.print(escape(f"          {promotion.because}"), soft_wrap=True)
     else:
@@ -51,11 +53,11 @@ def gate_as_table(decision: GateDecision) -> Table:
 
 def plan_as_table(plan: TrainingPlan) -> Table:
     """Every hardware-dependent choice with its reason."""
-    table = Table(title=f"Plan for {plan.probe.name}", title_justify="left")
+    table = Table(title=f"Plan for {escape(plan.probe.name)}", title_justify="left")
     for column in ("choice", "value", "because"):
         table.add_column(column)
     for row in plan_table(plan):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -103,7 +105,10 @@ def _measured_on(evaluation: EvaluationReport) -> str:
     smallest = evaluation.smallest_difference
     if smallest is None:
         return text
-    return f"{text}; they show differences of pair accuracy from {100 * smallest:.1f} points on"
+    return (
+        f"{text}; a change of pair accuracy by less than {100 * smallest:.1f} points would "
+        "probably go unseen"
+    )
 
 
 def _judged(evaluation: EvaluationReport) -> Iterator[str]:

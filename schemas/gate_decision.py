@@ -13,7 +13,7 @@ class Verdict(StrEnum):
     PROMOTE = "promote"
     """Every requirement is met beyond doubt."""
     KEEP = "keep"
-    """At least one requirement is not met beyond doubt, or was not measured."""
+    """At least one requirement is missed beyond doubt, or was not measured."""
     INCONCLUSIVE = "inconclusive"
     """Nothing speaks against it, but this evaluation cannot tell."""
 

@@ -54,7 +54,6 @@ class ChatModel(PythonModel):
             revision=revision,
             dtype=dtype,
             quantization_config=quantization,
-            attn_implementation="sdpa",
             device_map={"": device},
             use_safetensors=True,
         )

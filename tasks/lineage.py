@@ -10,7 +10,7 @@ from schemas.errors import UserError
 from schemas.results import PreparedData
 from tasks.tracking import Tracker
 from tasks.version_tags import DATASET_TAG, PREPARED_TAG
-from tasks.versions import Version, find_version, list_versions
+from tasks.versions import Version, command_about, find_version, list_versions
 
 VERSION_TAG = "orpo.model_version"
 NOTE_TAG = "mlflow.note.content"
@@ -99,7 +99,8 @@ def link_run_and_version(
     note = (
         f"Registered as [{name} version {version}](#/models/{quote(name)}/versions/{version}). "
         f"Data set `{prepared.dataset_id}`: {prepared.train_pairs:,} pairs to train, "
-        f"{prepared.eval_pairs:,} held out; `orpo-pipeline lineage {version}` lists its rows.\n"
+        f"{prepared.eval_pairs:,} held out; its rows: "
+        f"{command_about(name, f'lineage {version} --rows rows.parquet')}.\n"
     )
     client.set_tag(run_id, NOTE_TAG, note)
 

@@ -13,7 +13,7 @@ from tasks.home import state_home, use_services
 from tasks.process_group import LONE_WORKER, MARKER, end_processes
 from tasks.recovery.flow_runs import crashed_runs, settle, unfinished_runs
 from tasks.recovery.watch import RECENTLY
-from tasks.service_commands import prefect_command
+from tasks.service_commands import CLIENT_RETRIES, prefect_command
 
 START_LIMIT_SECONDS = 120.0
 GRACE_SECONDS = 20.0
@@ -37,6 +37,7 @@ def run_worker() -> NoReturn:
             "Set it; without a server elsewhere, `orpo-pipeline up` starts one.",
         )
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")  # quiet suits a terminal, not a log
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", CLIENT_RETRIES)
     use_services(state_home())
     _await_server(api)
     prefect_api.require_access(api)

@@ -20,6 +20,7 @@ from tasks.smoke_test import run_smoke_test
 from tasks.tracking import Tracker
 from tasks.version_tags import CHALLENGER, CHAMPION, PREVIOUS, PRUNED_TAG
 from tasks.versions import (
+    command_about,
     find_aliases,
     find_version,
     list_versions,
@@ -137,7 +138,8 @@ def lost_champion(tracker: Tracker, history: list[PromotionEntry]) -> UserError 
         f"Nobody has the alias {CHAMPION} of {name}: somebody deleted it. By the history it was "
         f"version {version}'s.",
         "a champion to compare with, once there has been one.",
-        f"`orpo-pipeline promote {version} --because ...` gives it back, or name another version.",
+        f"{command_about(name, f'promote {version} --because ...')} gives it back, or name another "
+        "version.",
     )
 
 

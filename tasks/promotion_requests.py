@@ -21,7 +21,7 @@ from tasks.promotion import (
 from tasks.tracking import Tracker
 from tasks.tracking_models import registry
 from tasks.version_tags import BASE_MODEL_TAG, CHALLENGER, CHAMPION, DATASET_TAG, PREVIOUS
-from tasks.versions import read_aliases
+from tasks.versions import command_about, read_aliases
 
 VERDICT_TAG = "orpo.verdict"
 DECISION_TAG = "orpo.decision"
@@ -41,10 +41,10 @@ def promote_if_better(
     if lost is not None:
         raise lost
     champion = read_aliases(tracker).get(CHAMPION)
-    known = _earlier(history, candidate.version, champion)
-    if known is not None:
-        return _result(tracker, candidate.version, None, None, known)
     name, version = candidate.model_name, candidate.version
+    known = _earlier(history, name, version, champion)
+    if known is not None:
+        return _result(tracker, version, None, None, known)
     tracker.client.set_registered_model_alias(name, CHALLENGER, version)
     judged = (Figure.JUDGE_WIN_RATE,) if evaluation.judgement is not None else ()
     decision = decide(evaluation.comparisons, gate, champion, evaluation.identity, judged)
@@ -122,8 +122,9 @@ def roll_back(config: RegistryConfig, home: Path, because: str) -> PromotionEntr
                 f"{config.model_name} cannot be rolled back: nobody has the alias {missing}.",
                 f"versions with the aliases {CHAMPION} and {PREVIOUS}; there is none before the "
                 "second promotion.",
-                "`orpo-pipeline promotions` shows what there was; `orpo-pipeline promote VERSION "
-                "--because ...` promotes any version.",
+                f"{command_about(config.model_name, 'promotions')} shows what there was; "
+                f"{command_about(config.model_name, 'promote VERSION --because ...')} promotes any "
+                "version.",
             )
         request = PromotionRequest(
             PromotionKind.ROLLBACK, aliases[PREVIOUS], aliases[CHAMPION], because, alias=PREVIOUS
@@ -140,7 +141,9 @@ def history_and_aliases(
         return repair(tracker), read_aliases(tracker)
 
 
-def _earlier(history: list[PromotionEntry], version: str, champion: str | None) -> str | None:
+def _earlier(
+    history: list[PromotionEntry], name: str, version: str, champion: str | None
+) -> str | None:
     """Why a version is not up for decision, or None when it is."""
     if champion == version:
         return f"version {version} is the champion"
@@ -152,7 +155,7 @@ def _earlier(history: list[PromotionEntry], version: str, champion: str | None) 
     return (
         f"version {version} has been the champion until promotion {by.number} "
         f"({by.promotion.kind.value} by {by.promotion.who}: {by.promotion.because}); "
-        f"`orpo-pipeline promote {version} --because ...` would bring it back"
+        f"{command_about(name, f'promote {version} --because ...')} would bring it back"
     )
 
 

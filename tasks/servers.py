@@ -15,6 +15,7 @@ from rich.console import Console
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
 from tasks.access.listening import Listening
+from tasks.access.login import configured_login
 from tasks.access.mlflow_accounts import prepare_accounts
 from tasks.home import make_folder
 from tasks.ports import require_free
@@ -139,12 +140,16 @@ class _Supervisor:
 
     def announce(self, open_browser: bool) -> None:
         """Print where everything is."""
+        login = ""
+        if configured_login() is not None:
+            login = '  export PREFECT_API_AUTH_STRING="$ORPO_AUTH"\n'
         self.console.print(
             f"\nPrefect  {self.listening.page(self.listening.prefect_port)}\n"
             f"MLflow   {self.listening.page(self.listening.mlflow_port)}\n"
             f"State    {self.home}\nLogs     {self.home / 'logs'}\n\n"
             "In another terminal:\n"
             f"  export PREFECT_API_URL={self.api}\n"
+            f"{login}"
             "  prefect deployment run 'orpo-pipeline/orpo-pipeline'\n\n"
             "Stop with Ctrl-C.",
             highlight=False,

@@ -1,5 +1,6 @@
 """Registered versions, found by alias or number, and brought onto this disk."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from tasks.tracking import Tracker
 from tasks.version_tags import PRUNED_TAG, SHA256_TAG
 
 SERVING = "serving.json"
+
+
+def command_about(model_name: str, words: str) -> str:
+    """A line to copy, in backticks: the command about this model, whatever is configured there."""
+    return f"`orpo-pipeline {words} --set registry.model_name={shlex.quote(model_name)}`"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ def load_merged(folder: Path) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16,
-            attn_implementation="sdpa",
             device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
             trust_remote_code=False,
             use_safetensors=True,

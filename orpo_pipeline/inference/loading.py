@@ -81,7 +81,6 @@ def load_base(settings: ServingSettings, home: Path, notify: Notify) -> Any:
                 revision=revision,
                 dtype=dtype,
                 quantization_config=nf4_config(dtype) if settings.quantization == "nf4" else None,
-                attn_implementation="sdpa",
                 device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
                 trust_remote_code=False,
                 use_safetensors=True,

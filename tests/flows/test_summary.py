@@ -38,8 +38,8 @@ def printed(champion: ModelFigures | None, smallest: float | None) -> str:
 @pytest.mark.parametrize("champion", [None, model(0.6, "3")])
 def test_figures_stand_beside_their_intervals(champion: ModelFigures | None) -> None:
     text = printed(champion, 0.063)
-    assert "68 held-out pairs in 66 prompt groups; they show differences" in text
-    assert "from 6.3 points on" in text
+    assert "68 held-out pairs in 66 prompt groups; a change of pair accuracy" in text
+    assert "by less than 6.3 points would probably go unseen" in text
     assert "62.5% [52.5%, 72.5%]" in text
     assert ("60.0% [50.0%, 70.0%]" in text) is (champion is not None)
     (loss,) = (line for line in text.splitlines() if "ORPO loss" in line)
@@ -47,4 +47,4 @@ def test_figures_stand_beside_their_intervals(champion: ModelFigures | None) -> 
 
 
 def test_without_a_smallest_difference_none_is_claimed() -> None:
-    assert "show differences" not in printed(None, None)
+    assert "unseen" not in printed(None, None)

@@ -90,7 +90,7 @@ def test_numbers_stand_with_their_intervals() -> None:
     assert "70.0%" in row and "3.0%, 17.0%" in row
     assert "7.0 points in four of five cases" in text
     assert "- Chosen answers became less likely." in text
-    assert "| pairs trained on | 1,000 |" in text
+    assert "| pairs to train on | 1,000 |" in text
 
 
 @pytest.mark.parametrize(

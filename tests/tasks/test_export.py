@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 from versions import Versions, make_versions
 
 from orpo_pipeline.export import drift
@@ -83,6 +84,36 @@ def test_merged_nf4_answers_as_its_adapter_did(nf4_versions: Versions, tmp_path:
     assert "merged onto the dequantised NF4" in (tmp_path / "out" / "README.md").read_text()
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [2]
+
+
+def test_a_model_without_fused_attention_is_merged_and_answers(
+    tiny_model: Path, probe: Probe, tmp_path: Path
+) -> None:
+    """Gemma 2 caps its scores, for which transformers has eager attention alone."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    settings = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Gemma2ForCausalLM(settings).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    versions = make_versions(tmp_path, tmp_path / "gemma", probe)
+    registered, _ = versions.register(1)
+    done = run_export(versions, tmp_path / "out", merge=True, pairs=2)
+    assert done.drift is not None
+    mlflow.set_registry_uri(versions.tracker().uri)
+    served = mlflow.pyfunc.load_model(f"models:/tiny/{registered.version}")
+    hello = {"messages": [{"role": "user", "content": "Hello"}]}
+    (answer,) = served.predict(hello, params={"max_new_tokens": 3})
+    assert isinstance(answer, str)
 
 
 def test_weights_that_drifted_are_refused_unless_forced(

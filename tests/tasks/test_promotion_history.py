@@ -157,7 +157,8 @@ def test_a_deleted_alias_is_named_with_the_version_that_had_it(store: Registry) 
     lost = lost_champion(tracker, repair(tracker))
     assert lost is not None and lost.exit_code == 2
     assert "By the history it was version 2's" in lost.found
-    assert "`orpo-pipeline promote 2 --because ...`" in lost.fix
+    command = f"`orpo-pipeline promote 2 --because ... --set registry.model_name={MODEL}`"
+    assert command in lost.fix
 
 
 def test_an_entry_that_nobody_can_read_is_named(store: Registry) -> None:
