@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from process_memory import peak, reset_peak, resident
 
 from orpo_pipeline.base_model import embedded_gguf, model_shape
 from orpo_pipeline.data.prepared_files import EVAL, TOKEN_COLUMNS, TRAIN, shard_name
@@ -54,11 +55,10 @@ def measure(job: Result) -> Result:
         plan = plan_training(config, PROBE, base.shape, longest)
         estimate = predict_memory(config, plan, base.shape, longest)
         _import_all()
-        runtime = _status("VmRSS")
+        runtime = resident()
         set_seed(0)
         model = load_trainable(config, base, plan)
-        held = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        held = reset_peak()
         gguf = embedded_gguf()
         find_engine(plan.engine.value)(
             EngineRun(
@@ -75,7 +75,7 @@ def measure(job: Result) -> Result:
         return {
             "predicted": asdict(estimate),
             "total": estimate.total,
-            "peak": _status("VmHWM"),
+            "peak": peak(),
             "held": held,
             "runtime": runtime,
             "plan": {name: choice.value for name, choice in plan.choices().items()},
@@ -122,12 +122,6 @@ def _import_all() -> None:
     import trl.experimental.orpo  # noqa: F401
 
     assert bitsandbytes and peft and transformers.Trainer
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

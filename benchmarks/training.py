@@ -112,7 +112,9 @@ def _arguments() -> argparse.Namespace:
 def _ways(given: argparse.Namespace) -> dict[str, Result]:
     ways = {name: WAYS[name] for name in given.ways.split(",")}
     if given.token_budget:
-        ways["packed"] = merged(ways["packed"], {"training": {"token_budget": given.token_budget}})
+        budget = {"training": {"token_budget": given.token_budget}}
+        ours = [name for name, way in ways.items() if way["training"]["engine"] == "packed"]
+        ways |= {name: merged(ways[name], budget) for name in ours}
     if "article" in ways and given.batch_size == 1:  # there are no two pairs for its pass
         ways["article"] = merged(ways["article"], {"training": {"micro_batch_size": 1}})
     return {name: merged(way, LEAN) if given.shape == "7b" else way for name, way in ways.items()}

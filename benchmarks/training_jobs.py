@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from process_memory import peak, reset_peak
 from random_model import write_random_model
 
 from orpo_pipeline.base_model import resolve_base_model
@@ -43,14 +44,14 @@ def train(job: Result) -> Result:
     def on_step(step: int, steps: int, values: dict[str, float]) -> None:
         moments.append((time.perf_counter(), time.process_time(), values["train/loss"]))
 
-    held = _reset_peak()
+    held = reset_peak()
     begun = (time.perf_counter(), time.process_time(), 0.0)
     _train(replace(run, on_step=on_step), trainer)
     warm = job.get("warm_steps", 1)
     (started, cpu_started, _), (ended, cpu_ended, _) = [begun, *moments][warm], moments[-1]
     return {
         "loaded": held,
-        "peak": _status("VmHWM") - held,
+        "peak": peak() - held,
         "wall": ended - started,
         "cpu": cpu_ended - cpu_started,
         "pairs": (len(moments) - warm) * job["config"]["training"]["batch_size"],
@@ -180,18 +181,6 @@ def _train(run: EngineRun, trainer: Any) -> None:
             causal_lm_of(run.model).set_attn_implementation(run.plan.attention.value)
         run_trainer(trainer, run)
     shutil.rmtree(run.work, ignore_errors=True)
-
-
-def _reset_peak() -> int:
-    """Set the process's memory high-water mark to what it holds now, and say how much that is."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
 
 
 JOBS = {

@@ -16,7 +16,18 @@ from pathlib import Path
 from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.training.engine import Interrupted
 from schemas.errors import PipelineError
-from schemas.jobs import JOB, Done, Event, Failed, Job, Metrics, PrepareJob, Progress, TrainJob
+from schemas.jobs import (
+    JOB,
+    LOADING,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Metrics,
+    PrepareJob,
+    Progress,
+    TrainJob,
+)
 from schemas.record import Record
 
 PROGRESS_INTERVAL = 0.2  # seconds between progress lines; the last of a kind is always sent
@@ -75,9 +86,9 @@ def run_job(job: Job, events: Events, stop: threading.Event) -> Record:
             events.fail(error)
             os._exit(error.exit_code)
 
-        events.progress("loading the model")
+        events.progress(LOADING)
         with started_ranks(job, on_loss):
-            return train(job, events.step, stop.is_set)
+            return train(job, events.step, stop.is_set, lambda: events.progress("training"))
     from orpo_pipeline.evaluation.evaluate import evaluate
 
     return evaluate(job, events.progress)

@@ -53,6 +53,10 @@ Job = Annotated[PrepareJob | TrainJob | EvaluateJob, Field(discriminator="kind")
 JOB: TypeAdapter[PrepareJob | TrainJob | EvaluateJob] = TypeAdapter(Job)
 
 
+LOADING = "loading the model"
+"""What a training does until its first forward pass: its size is no matter there."""
+
+
 class Progress(Line):
     """Child to parent: what is being done, and how far. `total` 0: not known."""
 

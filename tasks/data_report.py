@@ -9,7 +9,7 @@ from pathlib import Path
 from orpo_pipeline.data.publication import REPORT
 from orpo_pipeline.data.reading.files import find_files
 from orpo_pipeline.data.report.page import Estimate, render_report
-from orpo_pipeline.planning.duration import seconds_per_epoch
+from orpo_pipeline.planning.duration import UTILISATION, seconds_per_epoch
 from orpo_pipeline.planning.plan import plan_training, predict_memory
 from schemas.config import DataConfig, RunConfig
 from schemas.data_report import DataReport
@@ -111,7 +111,8 @@ def _estimate(
         pairs_per_second=report.kept_train / seconds,
         because=(
             f"a {plan.dtype.value} matrix product on this machine's {plan.device.value} ran at "
-            f"{flops / TERA:.2f} TFLOP/s, of which a training step is assumed to reach 35 %"
+            f"{flops / TERA:.2f} TFLOP/s, of which a training step is assumed to reach "
+            f"{UTILISATION[plan.engine.value]:.0%}"
         ),
         peak_memory=predict_memory(config, plan, prepared.base_model.shape, prepared.longest).total,
         steps_per_epoch=-(-report.kept_train // config.training.batch_size),

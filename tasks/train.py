@@ -89,10 +89,13 @@ def train(
                 tracker.points.log_live(run_id, event.step, event.values)
 
         def on_smaller(followed: TrainingPlan) -> None:
-            chosen = followed.forward_pass
-            progress(f"forward passes of {chosen.value:,} {chosen.because}")
+            chosen, layers = followed.forward_pass, followed.dequantised_layers
+            note = f"{chosen.value:,} {chosen.because}"
+            if layers.value < plan.dequantised_layers.value:
+                note += f"; dequantised layers {layers.because}"
+            progress(f"forward passes of {note}")
             show_plan(followed)
-            tracker.note(run_id, FORWARD_PASS_TAG, f"{chosen.value:,} {chosen.because}")
+            tracker.note(run_id, FORWARD_PASS_TAG, note)
 
         # `register` delivers what the tracking server missed.
         with tracker.system_metrics(run_id):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from orpo_pipeline.training.packed.forward import causal_lm_of
 from schemas.tokens import TokenizedPair
 
 LOGIT_CHUNK = 512
@@ -87,15 +88,11 @@ def hidden_states(model: Any, sequences: Sequence[list[int]]) -> torch.Tensor:
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
     ids, mask = ids.to(device), mask.to(device)
-    decoder = _causal_lm(model).get_decoder()
+    decoder = causal_lm_of(model).get_decoder()
     hidden: torch.Tensor = decoder(
         input_ids=ids, attention_mask=mask, use_cache=False
     ).last_hidden_state
     return hidden
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _sequence_logps(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -110,7 +107,7 @@ def _sequence_logps(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """fp32 logits (C, V) of `hidden` (C, H), as the model's own forward pass gives them."""
-    causal_lm = _causal_lm(model)
+    causal_lm = causal_lm_of(model)
     head, config = causal_lm.get_output_embeddings(), causal_lm.config
     logits = head(hidden.to(head.weight.dtype)).float()
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere

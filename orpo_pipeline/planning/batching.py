@@ -124,7 +124,7 @@ def choose_pass(
     Raises UserError when the smallest does not fit and no size was asked for, or when the weights
     alone exceed the memory.
     """
-    total = target.ram if target.kind == "cpu" else target.device_memory
+    total = _total_memory(target)
     smallest = min(sizes.candidates)
     requested = config.training.gradient_checkpointing
     settings = [False, True] if requested == "auto" else [requested == "on"]
@@ -165,8 +165,7 @@ def require_whole_models(target: Probe, ranks: int, whole: MemoryEstimate) -> No
     Every rank loads the model into host memory first; evaluation and serving hold all of it on one
     device, and a forward pass. `whole`: of a process that holds every layer.
     """
-    on_cpu = target.kind == "cpu"
-    total = target.ram if on_cpu else target.device_memory
+    total = _total_memory(target)
     limit = int(total * MEMORY_SHARE[target.kind])
     needed = whole.weights + whole.working + whole.runtime
     if total and needed > limit:
@@ -177,7 +176,7 @@ def require_whole_models(target: Probe, ranks: int, whole: MemoryEstimate) -> No
             "Choose a smaller model.base_model, or a machine whose devices are larger.",
         )
     loaded = ranks * whole.weights
-    if not on_cpu and loaded > target.ram:
+    if target.kind != "cpu" and loaded > target.ram:
         raise UserError(
             f"Before it is shared out, each of {ranks} processes loads the model into host memory: "
             f"{describe_bytes(loaded)} in all.",
@@ -196,7 +195,7 @@ def choose_dequantised_layers(
         return Choice(value=0, because="layers are held in shards")
     if config.model.dequantised_cache == "off":
         return Choice(value=0, because=asked_for("model.dequantised_cache"))
-    total = target.ram if target.kind == "cpu" else target.device_memory
+    total = _total_memory(target)
     if not total:
         return Choice(value=0, because=f"the memory of {target.name} is unknown")
     left = max(int(total * MEMORY_SHARE[target.kind]) - step, 0) // 2
@@ -207,6 +206,11 @@ def choose_dequantised_layers(
         because=f"of {shape.layers}, {describe_bytes(layers * a_layer)} in {setup.dtype}; "
         f"half of what is left is {describe_bytes(left)}",
     )
+
+
+def _total_memory(target: Probe) -> int:
+    """Of what trains; 0 where it is unknown."""
+    return target.ram if target.kind == "cpu" else target.device_memory
 
 
 def _first_fit(
@@ -244,7 +248,7 @@ def _does_not_fit(
         remedies.insert(0, "training.gradient_checkpointing auto")
     if config.model.quantization == "none" and can_use_nf4(target).possible:
         remedies.insert(0, "model.quantization nf4")
-    total = target.ram if target.kind == "cpu" else target.device_memory
+    total = _total_memory(target)
     if smallest.resident > total:
         remedies.append("a machine with more memory")
     else:

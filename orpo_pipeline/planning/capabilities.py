@@ -17,6 +17,9 @@ GALORE_INSTALL = "pip install 'orpo-pipeline[galore]'"
 FLASH_ATTN_MINIMUM = (2, 3, 3)
 """transformers 5.23, `is_flash_attn_2_available`."""
 
+FLASH_ATTN_CAPPED = (2, 6)
+"""First release that knows `softcap`, by its README."""
+
 FLASH_ATTN_BLACKWELL = (2, 7, 3)
 """First release whose build lists sm_100 and sm_120 (Dao-AILab/flash-attention#1436)."""
 
@@ -80,8 +83,8 @@ def _can_use_bfloat16_on_cpu(target: Probe) -> Verdict:
     return Verdict(None, f"the CPU ({known}) would emulate bfloat16, slower than float32")
 
 
-def can_use_flash_attention(target: Probe) -> Verdict:
-    """FlashAttention 2 for training, through the flash-attn package."""
+def can_use_flash_attention(target: Probe, *, capped: bool = False) -> Verdict:
+    """FlashAttention 2 for training, through the flash-attn package; `capped`: scores are."""
     if target.kind in ("cpu", "mps"):
         return Verdict(False, f"FlashAttention needs a CUDA or ROCm GPU, not {target.kind}")
     if target.compute_capability is not None and target.compute_capability < (8, 0):
@@ -97,6 +100,12 @@ def can_use_flash_attention(target: Probe) -> Verdict:
         return Verdict(
             False,
             f"flash-attn {target.flash_attn} is older than the 2.3.3 that transformers needs "
+            f"(`{FLASH_ATTN_INSTALL} --upgrade`)",
+        )
+    if capped and installed < FLASH_ATTN_CAPPED:
+        return Verdict(
+            False,
+            f"flash-attn {target.flash_attn} caps no scores, 2.6 is the first that does "
             f"(`{FLASH_ATTN_INSTALL} --upgrade`)",
         )
     if target.kind == "rocm":

@@ -48,8 +48,9 @@ def _fit(config: RunConfig, shape: ModelShape, here: Probe, gib: int) -> CardFit
             "device_memory": gib * GIB,
         }
     )
-    asked = config.model.model_copy(update={"device": "auto"})
-    on_card = config.model_copy(update={"model": asked})
+    model = config.model.model_copy(update={"device": "auto"})
+    training = config.training.model_copy(update={"processes": None, "sharding": "auto"})
+    on_card = config.model_copy(update={"model": model, "training": training})
     # A prompt of no token and two answers of the whole length: no pair is longer.
     side = config.chat.max_length
     longest = Longest(side, 2 * side)

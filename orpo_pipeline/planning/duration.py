@@ -9,9 +9,10 @@ import time
 
 from schemas.plan import ModelShape, TrainingPlan
 
-UTILISATION = 0.35
-"""Share of a matrix product's speed that a QLoRA step reaches. TRL's steps of the demo
-reached 0.3 to 0.45 of it on a CPU, packed ones on HH-RLHF 0.31; no GPU has been measured."""
+UTILISATION = {"packed": 0.7, "trl": 0.45}
+"""Share of a matrix product's speed that a QLoRA step reaches, by the count of operations below.
+On a CPU, packed steps reached 0.9 (HH-RLHF) and 0.5 (UltraFeedback) of it, TRL's 0.3 to 0.7
+(docs/performance.md); no GPU has been measured."""
 
 SIZE = 2048  # rows and columns of the product
 SECONDS = 0.5  # of products, after the first
@@ -24,7 +25,7 @@ def seconds_per_epoch(tokens: float, plan: TrainingPlan, shape: ModelShape, flop
     computed), and 2 more where activations are computed again.
     """
     per_token = (6 if plan.gradient_checkpointing.value else 4) * shape.parameters
-    return tokens * per_token / (flops * UTILISATION)
+    return tokens * per_token / (flops * UTILISATION[plan.engine.value])
 
 
 def measure_flops(device: str, dtype: str) -> float:

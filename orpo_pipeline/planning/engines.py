@@ -15,6 +15,9 @@ PACKED_ARCHITECTURES = (
 PACKED_ROPE = ("default", "linear", "llama3", "yarn")
 """Rotary positions whose frequencies do not depend on the longest sequence of a batch."""
 
+SOFTCAPPED = ("Gemma2ForCausalLM",)
+"""Their scores and logits are capped; transformers has no `sdpa` for them."""
+
 HEAD_MODULES = ("lm_head", "embed_tokens")
 
 

@@ -5,6 +5,7 @@ Which tensors live at the peak, and where each number comes from, stands at `pre
 
 from dataclasses import dataclass, fields
 
+from orpo_pipeline.planning.engines import SOFTCAPPED
 from schemas.plan import ModelShape
 from schemas.tokens import Longest
 
@@ -23,6 +24,10 @@ peak of forward and backward at [2, 512, 49152] on a CPU, in bfloat16 and in flo
 
 LOGIT_CHUNK_BYTES = 64 * MIB
 """float32 logits that the packed engine has alive at a time."""
+
+LEAST_ROWS = 256
+"""Hidden states of such a chunk, however large the vocabulary: fewer make slow matrix products. On
+a CPU more are not faster."""
 
 SAVED_BY_WIDTH = {"bfloat16": 8 / 3, "float16": 8 / 3, "float32": 16 / 3}
 SAVED_BY_HIDDEN = {"bfloat16": 12.7, "float16": 12.7, "float32": 17.3}
@@ -138,10 +143,13 @@ def trl_pass(shape: ModelShape, pairs: int, longest: Longest) -> ForwardPass:
 def packed_pass(shape: ModelShape, token_budget: int, longest: Longest) -> ForwardPass:
     """The packed engine's: at most the budget, or the longest pair if that is longer.
 
-    Of logits, a chunk in float32 with its cast copies, and the slopes of the chunk before it.
+    Of logits, a chunk in float32 with its cast copies, and the slopes of the chunk before it; where
+    they are capped, also the slopes of that.
     """
     tokens = max(token_budget, longest.whole)
-    return ForwardPass(tokens, longest.side, int(2.5 * LOGIT_CHUNK_BYTES), HEAP_SHARE)
+    chunk = max(LOGIT_CHUNK_BYTES, LEAST_ROWS * 4 * shape.vocab_size)
+    copies = 4.5 if shape.architecture in SOFTCAPPED else 2.5
+    return ForwardPass(tokens, longest.side, int(copies * chunk), HEAP_SHARE)
 
 
 def predict_step(

@@ -22,7 +22,7 @@ from orpo_pipeline.planning.capabilities import (
     can_use_nf4,
     describe_sm,
 )
-from orpo_pipeline.planning.engines import choose_engine
+from orpo_pipeline.planning.engines import SOFTCAPPED, choose_engine
 from orpo_pipeline.planning.memory import (
     MemoryEstimate,
     Setup,
@@ -45,9 +45,6 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Quantization = Literal["nf4", "none"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "galore_adamw"]
-
-SOFTCAPPED = ("Gemma2ForCausalLM",)
-"""transformers has no `sdpa` for them."""
 
 FORWARD_PASSES = {"packed": packed_pass, "trl": trl_pass}
 
@@ -194,8 +191,14 @@ def choose_attention(
             "eager or flash_attention_2 for this model.",
             "Set model.attention to auto.",
         )
-    flash = can_use_flash_attention(target)
+    flash = can_use_flash_attention(target, capped=shape.architecture in SOFTCAPPED)
     if requested == "flash_attention_2":
+        if flash.possible is False:
+            raise UserError(
+                f"model.attention is flash_attention_2, but {target.name}: {flash.because}.",
+                f"a FlashAttention that can compute {shape.architecture}.",
+                "Set model.attention to auto, or upgrade flash-attn.",
+            )
         return Choice(value=requested, because=asked_for("model.attention", flash.because))
     if requested != "auto":
         return Choice(value=requested, because=asked_for("model.attention"))

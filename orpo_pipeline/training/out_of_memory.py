@@ -63,8 +63,9 @@ def memory_kills() -> int:
     return int(counters.get("oom_kill", 0))
 
 
-def halve_pass(plan: TrainingPlan, batch_size: int, longest: int, step: int) -> TrainingPlan | None:
-    """The plan with half as much in a forward pass; None where that would hold no less.
+def need_less(plan: TrainingPlan, batch_size: int, longest: int, step: int) -> TrainingPlan | None:
+    """The plan with half as much in a forward pass, and no layer kept dequantised; None where that
+    holds no less.
 
     A packed pass holds at least the longest pair (`longest`: its tokens), a pass of TRL one pair.
     """
@@ -73,18 +74,14 @@ def halve_pass(plan: TrainingPlan, batch_size: int, longest: int, step: int) -> 
         new = max(old // 2, longest)
     else:
         new = max((n for n in range(1, old // 2 + 1) if batch_size % n == 0), default=old)
-    if new >= old:
-        return None
-    because = f"{unit}; halved after out of memory at step {step} with {old:,}"
-    kept = plan.dequantised_layers
-    if kept.value:
-        kept = Choice(value=0, because=f"given up after out of memory at step {step}")
-    return plan.model_copy(
-        update={
-            "forward_pass": Choice(value=new, because=because),
-            "dequantised_layers": kept,
-        }
-    )
+    changed: dict[str, Choice[int]] = {}
+    if new < old:
+        because = f"{unit}; halved after out of memory at step {step} with {old:,}"
+        changed["forward_pass"] = Choice(value=new, because=because)
+    if plan.dequantised_layers.value:
+        because = f"given up after out of memory at step {step}"
+        changed["dequantised_layers"] = Choice(value=0, because=because)
+    return plan.model_copy(update=changed) if changed else None
 
 
 def keep_plan(work: Path, plan: TrainingPlan) -> None:
@@ -94,7 +91,7 @@ def keep_plan(work: Path, plan: TrainingPlan) -> None:
 
 
 def kept_plan(work: Path, plan: TrainingPlan) -> TrainingPlan:
-    """`plan` with the smaller passes that an earlier attempt has come down to, if it has."""
+    """`plan` with what an earlier attempt has given up, if it has."""
     try:
         kept = TrainingPlan.model_validate_json((work / PLAN).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValidationError, UnicodeDecodeError):  # it only saves attempts
@@ -105,8 +102,11 @@ def kept_plan(work: Path, plan: TrainingPlan) -> TrainingPlan:
 def follow(
     plan: TrainingPlan, forward_pass: Choice[int], dequantised: Choice[int] | None = None
 ) -> TrainingPlan:
-    """`plan` as it was followed: with smaller passes where it came to that."""
-    if forward_pass.value >= plan.forward_pass.value:
-        return plan
-    kept = {"dequantised_layers": dequantised} if dequantised else {}
-    return plan.model_copy(update={"forward_pass": forward_pass, **kept})
+    """`plan` as it was followed: with smaller passes and fewer dequantised layers where it came to
+    that."""
+    changed = {}
+    if forward_pass.value < plan.forward_pass.value:
+        changed["forward_pass"] = forward_pass
+    if dequantised and dequantised.value < plan.dequantised_layers.value:
+        changed["dequantised_layers"] = dequantised
+    return plan.model_copy(update=changed)

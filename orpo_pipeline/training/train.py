@@ -93,9 +93,15 @@ def load_adapter(home: Path, identity: str) -> TrainedAdapter | None:
     return record.model_copy(update={"reused": True, "path": folder})
 
 
-def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) -> TrainedAdapter:
+def train(
+    job: TrainJob,
+    on_step: StepMetrics,
+    should_stop: Callable[[], bool],
+    on_loaded: Callable[[], None] = lambda: None,
+) -> TrainedAdapter:
     """Train, or continue the same training, and publish the adapter.
 
+    `on_loaded` is called once, before the first forward pass.
     Raises Interrupted after a stop that was asked for, EnvironmentFault when another process
     trains the same adapter.
     """
@@ -104,8 +110,7 @@ def train(job: TrainJob, on_step: StepMetrics, should_stop: Callable[[], bool]) 
     with _lock(work):
         record = load_adapter(job.home, job.adapter_id)
         if record is None:
-            started = time.monotonic()
-            record = _train_and_publish(job, folder, work, on_step, should_stop, started)
+            record = _train_and_publish(job, folder, work, on_step, should_stop, on_loaded)
         # Still locked: a process that gets hold of the removed lock finds the adapter published.
         shutil.rmtree(work, ignore_errors=True)
     return record
@@ -117,14 +122,15 @@ def _train_and_publish(
     work: Path,
     on_step: StepMetrics,
     should_stop: Callable[[], bool],
-    started: float,
+    on_loaded: Callable[[], None],
 ) -> TrainedAdapter:
     import torch
 
+    started = time.monotonic()
     checkpoint = told_by_first(newest_checkpoint(work))  # once: each of its files is hashed
     with disk_faults(f"Training in {work}", work):
         run, resumed_from = run_engine(
-            job, checkpoint, _recorded(work, checkpoint, on_step), should_stop
+            job, checkpoint, _recorded(work, checkpoint, on_step), should_stop, on_loaded
         )
     if should_stop():
         raise Interrupted(f"training stopped; checkpoints are in {work}")
@@ -151,7 +157,11 @@ def _train_and_publish(
 
 
 def run_engine(
-    job: TrainJob, checkpoint: Path | None, on_step: StepMetrics, should_stop: Callable[[], bool]
+    job: TrainJob,
+    checkpoint: Path | None,
+    on_step: StepMetrics,
+    should_stop: Callable[[], bool],
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> tuple[EngineRun, int]:
     """Train in place, from a checkpoint or the beginning; what every rank does.
 
@@ -167,6 +177,7 @@ def run_engine(
         if job.start is not None:
             load_start(model, job.start, job.prepared.base_model)
             rows = rows_to_train(job.prepared.path, job.home, job.start)
+    on_loaded()
     work = job.home / "training" / job.adapter_id
     run = EngineRun(
         model=model,

@@ -113,6 +113,11 @@ def test_capped_scores_have_no_fused_attention_but_flash() -> None:
     assert (found.attention.value, found.engine.value) == ("eager", "packed")
     assert "no other kernel caps the scores" in found.attention.because
     assert plan(H100, gemma).attention.value == "flash_attention_2"
+    older = H100.model_copy(update={"flash_attn": "2.5.9"})
+    assert plan(older).attention.value == "flash_attention_2"
+    assert plan(older, gemma).attention.value == "eager"
+    with pytest.raises(UserError, match=r"flash-attn 2\.5\.9 caps no scores"):
+        plan(older, gemma, model__attention="flash_attention_2")
     with pytest.raises(UserError, match="caps its scores"):
         plan(AVX2, gemma, model__attention="sdpa")
 

@@ -17,15 +17,15 @@ import pytest
 from orpo_pipeline.training import out_of_memory
 from orpo_pipeline.training.out_of_memory import (
     follow,
-    halve_pass,
     keep_plan,
     kept_plan,
     memory_faults,
+    need_less,
 )
 from orpo_pipeline.training.ranks import OtherRanks
 from orpo_pipeline.training.train import read_metrics, train
 from schemas.errors import EnvironmentFault, OutOfMemory, PipelineError
-from schemas.jobs import Event, Metrics, PrepareJob, TrainJob
+from schemas.jobs import LOADING, Event, Metrics, PrepareJob, Progress, TrainJob
 from schemas.plan import Choice, TrainingPlan
 from schemas.results import PreparedData
 from tasks.stage_process import run_stage
@@ -165,6 +165,35 @@ def test_a_process_that_the_kernel_killed_for_memory_had_no_memory(
     assert not isinstance(caught.value, OutOfMemory)
 
 
+def test_killed_while_it_loads_no_smaller_pass_is_tried(
+    train_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And killed in its first pass, one is."""
+    counters = tmp_path / "vmstat"
+    monkeypatch.setattr(out_of_memory, "KERNEL_COUNTERS", counters)
+    job = train_job(training={**STEPS, "max_steps": 2, "token_budget": 480})
+    plans: list[TrainingPlan] = []
+
+    def train_killed(when: str) -> None:
+        counters.write_text("oom_kill 4\n")
+        killed: list[str] = []
+
+        def kill(event: Event) -> None:
+            if isinstance(event, Progress) and event.what == when and not killed:
+                counters.write_text("oom_kill 5\n")
+                killed.append(when)
+                os.kill(training_process().pid, signal.SIGKILL)
+
+        train_in_child(job, kill, on_smaller=plans.append)
+        assert killed
+
+    with pytest.raises(EnvironmentFault, match=r"memory had run out\. It was loading the model"):
+        train_killed(LOADING)
+    assert plans == [] and not (job.home / "training" / job.adapter_id / "plan.json").exists()
+    train_killed("training")
+    assert [plan.forward_pass.value for plan in plans] == [240]
+
+
 def test_so_had_a_rank_that_the_kernel_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,29 +221,35 @@ def test_so_had_a_rank_that_the_kernel_killed(
     [
         ("packed", 8192, 4096),
         ("packed", 1000, 600),  # the longest pair
-        ("packed", 600, None),
-        ("packed", 512, None),  # a longer pair has been alone already
+        ("packed", 600, 600),
+        ("packed", 512, 512),  # a longer pair has been alone already
         ("trl", 12, 6),
         ("trl", 6, 3),
         ("trl", 3, 1),
-        ("trl", 1, None),
+        ("trl", 1, 1),
     ],
 )
-def test_half_a_pass(train_job: MakeJob, engine: Any, size: int, smaller: int | None) -> None:
+@pytest.mark.parametrize("layers", [3, 0])
+def test_half_a_pass_and_no_dequantised_layer(
+    train_job: MakeJob, tmp_path: Path, engine: Any, size: int, smaller: int, layers: int
+) -> None:
     plan = train_job().plan.model_copy(
         update={
             "engine": Choice(value=engine, because=""),
             "forward_pass": Choice(value=size, because=""),
-            "dequantised_layers": Choice(value=3, because=""),
+            "dequantised_layers": Choice(value=layers, because=""),
         }
     )
-    halved = halve_pass(plan, batch_size=12, longest=600, step=7)
-    if smaller is None:
-        assert halved is None
+    less = need_less(plan, batch_size=12, longest=600, step=7)
+    if smaller == size and not layers:
+        assert less is None
         return
-    assert halved is not None and halved.forward_pass.value == smaller
-    assert f"halved after out of memory at step 7 with {size:,}" in halved.forward_pass.because
-    assert halved.dequantised_layers.value == 0  # they only save time
+    assert less is not None
+    assert (less.forward_pass.value, less.dequantised_layers.value) == (smaller, 0)
+    keep_plan(tmp_path, less)
+    assert kept_plan(tmp_path, plan) == less
+    halved = f"halved after out of memory at step 7 with {size:,}" in less.forward_pass.because
+    assert halved == (smaller < size)
 
 
 def test_a_kept_plan_that_is_torn_is_not_used(train_job: MakeJob, tmp_path: Path) -> None:

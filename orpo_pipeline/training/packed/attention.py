@@ -77,6 +77,7 @@ def sdpa_over_pairs(
         (1, T, heads, D), and no weights.
     """
     options = _options(layer)
+    query, key = _as_computed(query, key, value)
     if _in_blocks(query, options):
         scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
         return attend_in_blocks(query, key, value, _blocks(options, query.dtype), scale), None
@@ -107,8 +108,9 @@ def flash_over_packed_pairs(
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 
     options = _options(layer)
+    query, key = _as_computed(query, key, value)
     window = options.sliding_window
-    # Only flash-attn 2.6 and newer know the argument.
+    # Only flash-attn 2.6 and newer know the argument; the plan takes no older one for such models.
     softcap = {} if options.softcap is None else {"softcap": options.softcap}
     output = flash_over_pairs(
         query[0].transpose(0, 1),
@@ -122,6 +124,14 @@ def flash_over_packed_pairs(
         **softcap,
     )
     return output[None], None
+
+
+def _as_computed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In the values' dtype: rotations of a model whose weights are float32 are float32, too, also
+    where autocast computes in 16 bits, and make its queries and keys so."""
+    return query.to(value.dtype), key.to(value.dtype)
 
 
 def _in_blocks(query: torch.Tensor, options: Options) -> bool:

@@ -50,9 +50,11 @@ class StepCollator:
             for pair in pairs
         )
         numbers = [[indices[n] for n in pack] for pack in packs]
-        missing = max(map(len, shares)) - len(packs) if self.as_many_passes else 0
+        # A rank without a pair computes nothing of use, too: loss scaling knows its scale after a
+        # first backward pass.
+        passes = max(map(len, shares)) if self.as_many_passes else 1
         shortest = min(pairs, key=lambda pair: pair.length)
-        idle = [pack_batch([shortest], self.prompt_targets) for _ in range(missing)]
+        idle = [pack_batch([shortest], self.prompt_targets) for _ in range(passes - len(packs))]
         return Step(batches, numbers, StepSize(tokens=targets, pairs=len(pairs)), idle)
 
     def _packs(self, share: list[int], lengths: list[int]) -> list[Pack]:

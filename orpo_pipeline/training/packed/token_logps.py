@@ -5,11 +5,7 @@ from typing import Any
 
 import torch
 
-from orpo_pipeline.planning.memory import LOGIT_CHUNK_BYTES
-
-LEAST_ROWS = 256
-"""Hidden states a chunk, however large the vocabulary: fewer make slow matrix products. On a CPU
-more are not faster."""
+from orpo_pipeline.planning.memory import LEAST_ROWS, LOGIT_CHUNK_BYTES
 
 CACHED_BYTES = 4 * 1024**2
 """float32 logits that a CPU works on at a time: they stay in its cache over all passes."""
@@ -88,7 +84,7 @@ def _chunks(hidden: torch.Tensor, head: torch.Tensor) -> Iterator[tuple[slice, t
 def _chunk_rows(head: torch.Tensor) -> int:
     if head.device.type == "cpu":
         return LEAST_ROWS
-    return max(LEAST_ROWS, LOGIT_CHUNK_BYTES // (len(head) * head.element_size()))
+    return max(LEAST_ROWS, LOGIT_CHUNK_BYTES // (4 * len(head)))  # each as float32, too
 
 
 def _turn_into_slopes(

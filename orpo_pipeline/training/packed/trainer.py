@@ -78,9 +78,6 @@ class PackedTrainer(GuardedSteps, Trainer):
 
     def _add_up_gradients(self) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in trained:
-            if parameter.grad is None:  # a rank without a pair in this step
-                parameter.grad = torch.zeros_like(parameter)
         flat = torch.cat([parameter.grad.flatten() for parameter in trained])
         dist.all_reduce(flat)
         for parameter, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):

@@ -110,3 +110,13 @@ def test_the_packed_attention_takes_blocks_in_16_bits_only(dtype: torch.dtype) -
     assert any("blocks" in key for key in layout.made) == (dtype == torch.bfloat16)
     (expected, *_) = reference(dtype, 6)
     assert (output.double() - expected).abs().max() <= 2**-6 * expected.abs().max()
+
+
+def test_queries_and_keys_are_rotated_in_float32_where_the_weights_are() -> None:
+    """`method: full` in 16 bits: autocast gives 16-bit values, its rotations none."""
+    query, key, value, _ = inputs(torch.bfloat16)
+    given = {"layout": PairLayout(LAYOUT.segments), "scaling": SCALE}
+    mixed, _ = attention.sdpa_over_pairs(None, query.float(), key.float(), value, None, **given)
+    alike, _ = attention.sdpa_over_pairs(None, query, key, value, None, **given)
+    assert any("blocks" in key for key in given["layout"].made)
+    assert mixed.dtype == torch.bfloat16 and torch.equal(mixed, alike)

@@ -1,11 +1,13 @@
 """FlashAttention's gathering against the SDPA path, by a twin of the kernel that needs no GPU."""
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from orpo_pipeline.training.packed.attention import sdpa_over_pairs
+from orpo_pipeline.training.packed.attention import flash_over_packed_pairs, sdpa_over_pairs
 from orpo_pipeline.training.packed.batch import PairLayout, Segment
 from orpo_pipeline.training.packed.flash import flash_over_pairs, gather_layout
 
@@ -27,6 +29,7 @@ def kernel_twin(
     i + n - m - left <= j <= i + n - m; -1 is no limit on the left.
     """
     assert options["causal"]
+    assert q.dtype == k.dtype == v.dtype
     assert options["dropout_p"] == 0
     left, softcap = options["window_size"][0], options["softcap"]
     groups = q.shape[1] // k.shape[1]
@@ -83,6 +86,16 @@ def test_equals_sdpa_over_pairs(window: int | None, softcap: float | None) -> No
         strict=True,
     ):
         torch.testing.assert_close(left, right)
+
+
+def test_the_kernel_gets_one_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotated queries and keys are float32 in `method: full`; flash-attn refuses to mix."""
+    package = SimpleNamespace(flash_attn_varlen_func=kernel_twin)
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    query, key, value = draw(4), draw(2), draw(2).bfloat16()
+    layer: dict[str, Any] = {"layout": LAYOUT, "scaling": 0.3, "softcap": 2.0}
+    output, _ = flash_over_packed_pairs(None, query, key, value, None, **layer)
+    assert output.dtype == torch.bfloat16
 
 
 def test_row_numbers_by_hand() -> None:
