@@ -8,10 +8,11 @@ python benchmarks/training.py --source FILE --shape 7b --batch-size 1 --steps 1 
 
 Ways to train the same pairs in the same order, in the same precision, with the same LoRA:
 `article`: TRL as ORPO tutorials configure it (2 pairs a pass, 4 passes a step, gradient
-checkpointing, LoRA dropout modules). `tuned`: TRL with the least work (1 pair a pass, so that
-hardly anything is padded; no checkpointing; no dropout modules; the faster of its attentions).
-`packed`: ours, as planned. `recomputed`: ours with gradient checkpointing. Runs alternate, each in
-a process of its own. The ratios stand last. Nothing else should run on the machine meanwhile.
+checkpointing, LoRA dropout modules). `tuned` and `tuned-sdpa`: TRL with the least work (1 pair a
+pass, so that hardly anything is padded; no checkpointing; no dropout modules), by either of its
+attentions: which is faster depends on the dtype. `packed`: ours, as planned. `recomputed`: ours
+with gradient checkpointing. Runs alternate, each in a process of its own. The ratios stand last.
+Nothing else should run on the machine meanwhile.
 
 `--shape` takes a model with random weights (random_model.py). That of 7 billion parameters needs
 15 GB on the disk, and is trained in as little memory as each engine can: activations computed
@@ -28,16 +29,16 @@ from measuring import Result, machine, median, run_job, show_table
 from random_model import SHAPES
 
 JOBS = Path(__file__).with_name("training_jobs.py")
+TUNED: Result = {
+    "training": {"engine": "trl", "micro_batch_size": 1, "gradient_checkpointing": "off"}
+}
 WAYS: dict[str, Result] = {
     "article": {
         "training": {"engine": "trl", "micro_batch_size": 2, "gradient_checkpointing": "on"},
         "lora": {"dropout": 0.05},
     },
-    # Eager: torch's fused attention is slower on a CPU in bfloat16 (docs/performance.md).
-    "tuned": {
-        "training": {"engine": "trl", "micro_batch_size": 1, "gradient_checkpointing": "off"},
-        "model": {"attention": "eager"},
-    },
+    "tuned": {**TUNED, "model": {"attention": "eager"}},
+    "tuned-sdpa": {**TUNED, "model": {"attention": "sdpa"}},
     "recomputed": {"training": {"engine": "packed", "gradient_checkpointing": "on"}},
     "packed": {"training": {"engine": "packed"}},
 }

@@ -33,3 +33,7 @@ def test_settings_that_contradict_each_other_are_no_matter_of_memory() -> None:
 def test_the_configuration_of_this_machine_does_not_hinder() -> None:
     config = configure(model__device="cpu", training__engine="trl")
     assert "pairs a pass" in fit_on_cards(config, MISTRAL_7B, cpu("avx2"))[-1].how
+    ranks = configure(training__processes=2, training__sharding="on")
+    assert fit_on_cards(ranks, MISTRAL_7B, cpu("avx2")) == fit_on_cards(
+        configure(), MISTRAL_7B, cpu("avx2")
+    )
