@@ -4,7 +4,7 @@ import time
 
 from prefect import flow
 
-from orpo_pipeline.planning.overrides import refuse_full_training
+from orpo_pipeline.planning.overrides import refuse_what_cannot_be_registered
 from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.training.out_of_memory import follow
 from schemas.config import RunConfig
@@ -39,7 +39,7 @@ def refuse_early(config: RunConfig) -> None:
     require_tracking(config.registry, state_home())
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
-    refuse_full_training(config)
+    refuse_what_cannot_be_registered(config)
     warn_of_closed_gate(config)
 
 

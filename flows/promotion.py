@@ -2,6 +2,7 @@
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
 from schemas.config import RegistryConfig
 from schemas.promotion import PromotionEntry
@@ -39,7 +40,8 @@ def orpo_rollback(
         because: why, in a sentence; the history keeps it.
         registry: where the model is registered, and its name.
     """
-    entry = roll_back(registry, state_home(), because)
+    # Continued after its process was killed, it is the same rollback, not one back.
+    entry = roll_back(registry, state_home(), because, request_id=str(flow_run.id))
     _show(entry)
     return entry
 

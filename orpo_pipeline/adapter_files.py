@@ -11,7 +11,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNUSED = (
     *("modules_to_save", "rank_pattern", "alpha_pattern", "layers_pattern", "layer_replication"),
     *("layers_to_transform", "trainable_token_indices", "target_parameters", "exclude_modules"),
-    *("auto_mapping", "alora_invocation_tokens", "fan_in_fan_out", "lora_bias"),
+    *("auto_mapping", "alora_invocation_tokens", "lora_bias"),
 )
 """PEFT settings that none of our adapters has: each replaces more of the model than it seems to."""
 

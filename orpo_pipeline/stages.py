@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -26,6 +27,9 @@ MANIFEST = "manifest.json"
 OUR_PACKAGES = ("orpo_pipeline", "schemas")
 HELD_AFTER = 10  # seconds; by then a writer holds the lock of the folder that it has made
 NO_STAGES = ("logs", "mlflow", "prefect")
+
+TEMPORARY = re.compile(r"\..+\.(\d+\.[0-9a-f]{8}|partial)")
+"""Names of folders that are being written: of `new_stage`, `export`, `restore` and snapshots."""
 
 Entries = dict[str, dict[str, Any]]
 """A manifest's files: size and SHA-256 by path."""
@@ -195,6 +199,8 @@ def remove_abandoned(parent: Path, name: str = "*") -> int:
     """Remove what killed writers of stages of that name left; returns how many folders."""
     count = 0
     for left in parent.glob(f".{name}.*.*"):
+        if not TEMPORARY.fullmatch(left.name):  # somebody's own
+            continue
         with suppress(FileNotFoundError, NotADirectoryError):
             if is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)

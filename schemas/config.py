@@ -112,6 +112,15 @@ class DataConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_two_splits(self) -> "DataConfig":
+        if self.eval_split == self.train_split:
+            raise ValueError(
+                f"train_split and eval_split are both {self.eval_split!r}, and no pair can be "
+                "trained on and held out; name another one, or leave out eval_split"
+            )
+        return self
+
 
 class ChatConfig(Section):
     """How a conversation becomes text and tokens."""

@@ -19,6 +19,8 @@ from tasks.version_tags import (
 )
 from tasks.versions import find_aliases, require_whole
 
+CHAT_TEMPLATE = "chat_template.jinja"
+
 
 def find_champion(tracker: Tracker, candidate: str) -> Champion | None:
     """The version that a candidate is compared with: the one with the alias `champion`.
@@ -96,4 +98,21 @@ def require_same_base(champion: Champion, base_model: str, revision: str) -> Non
         "a champion of the base model that this run trains on.",
         "Give each base model a registered model of its own (registry.model_name), or remove the "
         f"alias `{CHAMPION}` from that version.",
+    )
+
+
+def require_same_template(champion: Champion, tokenizer: Path) -> None:
+    """Raise UserError for a fetched champion that was trained under another chat template.
+
+    It would read prompts that it has never seen so, and be easy to beat.
+    """
+    theirs, ours = champion.path / CHAT_TEMPLATE, tokenizer / CHAT_TEMPLATE
+    if not (theirs.is_file() and ours.is_file()) or theirs.read_bytes() == ours.read_bytes():
+        return
+    raise UserError(
+        f"The champion (version {champion.version}) was trained under another chat template than "
+        "this run's.",
+        "a champion of the chat template that this run trains with.",
+        "Set chat.template to the champion's, give this template a registered model of its own "
+        f"(registry.model_name), or remove the alias `{CHAMPION}` from that version.",
     )

@@ -14,7 +14,12 @@ from schemas.evaluation_config import EvaluationConfig
 from schemas.jobs import EvaluateJob, Event, Progress
 from schemas.plan import TrainingPlan
 from schemas.results import EvaluationReport, PreparedData, TrainedAdapter
-from tasks.champion import fetch_champion, find_champion, require_same_base
+from tasks.champion import (
+    fetch_champion,
+    find_champion,
+    require_same_base,
+    require_same_template,
+)
 from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.progress import StageProgress
@@ -62,6 +67,7 @@ def evaluate(
             require_same_base(champion, prepared.base_model.name, prepared.base_model.revision)
             progress("fetching the champion", 0, 0)
             fetch_champion(tracker, champion)
+            require_same_template(champion, prepared.path / "tokenizer")
         job = EvaluateJob(
             config=config,
             home=home,

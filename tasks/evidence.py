@@ -47,7 +47,7 @@ def fixed_pair(
     prepared: PreparedData, plan: TrainingPlan, evaluation: EvaluationReport
 ) -> FixedPair:
     """The shortest held-out pair with the candidate's log-probs of it."""
-    scores = pl.read_parquet(evaluation.path / "pairs.parquet")
+    scores = pl.read_parquet(evaluation.path / "pairs.parquet", glob=False)
     rows = read_pairs(prepared.path, EVAL).join(scores, on="row_id", how="inner")
     length = pl.sum_horizontal(pl.col("prompt_ids", "chosen_ids", "rejected_ids").list.len())
     row = rows.sort(length, "row_id").row(0, named=True)

@@ -10,6 +10,7 @@ import polars as pl
 from orpo_pipeline.data.lineage import find_stage
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.data.prepared_files import EVAL, TOKEN_COLUMNS, read_pairs
+from orpo_pipeline.data.row_lists import is_row_list
 from orpo_pipeline.export.adapter import write_adapter
 from orpo_pipeline.export.drift import measure_drift, require_small
 from orpo_pipeline.export.folder import new_folder, require_free
@@ -135,7 +136,7 @@ def _held_out(source: _Source, most: int, notify: Notify) -> tuple[pl.DataFrame,
     """
     tags = source.version.tags
     stage = find_stage(source.home, tags.get(DATASET_TAG, ""), tags.get(PREPARED_TAG))
-    if stage is not None:
+    if stage is not None and not is_row_list(stage.folder):
         return read_pairs(stage.folder, EVAL, TOKEN_COLUMNS, most), "of its own data"
     notify("preparing the packaged pairs")
     base, revision = find_base(source.settings, source.home, notify)

@@ -30,7 +30,8 @@ def make_folder(folder: Path) -> None:
 
 
 def service_environment(home: Path) -> dict[str, str]:
-    """Settings for this process and its children; what the user has set already wins.
+    """Settings for this process and its children; what the user has set already wins,
+    but for the place of Prefect's files, which is the state folder's.
 
     The waits are generous because a busy 2-core machine needs them: Prefect's default of 20 s for
     the temporary server is regularly missed there.
@@ -60,6 +61,8 @@ def service_environment(home: Path) -> dict[str, str]:
     if database is not None:
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.address(PREFECT)
     chosen = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    # Locks, backups and doctor look there: another one would be nobody's to guard.
+    chosen["PREFECT_HOME"] = defaults["PREFECT_HOME"]
     for given in (database, configured_login()):
         chosen |= given.client_environment() if given is not None else {}
     return chosen

@@ -11,7 +11,7 @@ from schemas.errors import EnvironmentFault, UserError
 from tasks import prefect_api
 from tasks.home import state_home, use_services
 from tasks.process_group import LONE_WORKER, MARKER, end_processes
-from tasks.recovery.flow_runs import crashed_runs, settle, unfinished_runs
+from tasks.recovery.flow_runs import crashed_runs, settle, still_left, unfinished_runs
 from tasks.recovery.watch import RECENTLY
 from tasks.service_commands import CLIENT_RETRIES, prefect_command
 
@@ -42,20 +42,20 @@ def run_worker() -> NoReturn:
     _await_server(api)
     prefect_api.require_access(api)
     prefect_api.ensure_work_pool(api)
-    activity = prefect_api.read_activity(api)
-    if subprocess.run(prefect_command("--no-prompt", "deploy", "--all")).returncode != 0:
+    with prefect_api.activity_kept(api):
+        deployed = subprocess.run(prefect_command("--no-prompt", "deploy", "--all")).returncode
+    if deployed != 0:
         raise EnvironmentFault(
             "The deployments of prefect.yaml could not be registered; the lines above say why.",
             f"a checkout's folder here, and a server at {api} that takes them.",
             "Mend what they name, and start the worker again.",
         )
-    prefect_api.restore_activity(api, activity)
     # Those without a worker end as crashed at their next line of output.
     home, left = state_home(), [*unfinished_runs(api), *crashed_runs(api, _recently())]
     # A worker that was killed has left its runs' processes, which nobody would hear from.
     end_processes(home, lambda role: role == LONE_WORKER, GRACE_SECONDS)
     os.environ[MARKER] = f"{LONE_WORKER}:{home}"
-    for run in left:
+    for run in still_left(api, left):
         print(f"A run that an earlier worker left, {run['name']}: {settle(api, run).value}.")
     sys.stdout.flush()
     pool = prefect_api.WORK_POOL

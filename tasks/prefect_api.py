@@ -5,10 +5,12 @@ Importing either takes seconds and memory that a supervisor should not need.
 
 import json
 import os
+import sys
 import time
 import uuid
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException, InvalidURL
@@ -102,8 +104,8 @@ def _refused(message: request.Request, error: HTTPError) -> EnvironmentFault:
             if _login_header()
             else f"{_server(message)} asks for a login, and none is set.",
             f"the USER:PASSWORD that `up` was started with, in {LOGIN_VARIABLE} or "
-            f"{LOGIN_FILE_VARIABLE}.",
-            "Set it in this terminal, too.",
+            f"{LOGIN_FILE_VARIABLE}, and no older one in PREFECT_API_AUTH_STRING.",
+            "Set it in this terminal, too; unset PREFECT_API_AUTH_STRING.",
         )
     return EnvironmentFault(
         f"{_server(message)} failed to answer {message.method} {message.selector}: {error}.",
@@ -172,6 +174,17 @@ def _schedules(api: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for schedule in deployment["schedules"]:
             name = schedule.get("slug") or json.dumps(schedule["schedule"], sort_keys=True)
             yield deployment["id"], name, schedule
+
+
+@contextmanager
+def activity_kept(api: str) -> Iterator[None]:
+    """Deploy inside: schedules stay as somebody has resumed or paused them, also where it fails."""
+    before = read_activity(api)
+    try:
+        yield
+    finally:
+        with suppress(EnvironmentFault) if sys.exc_info()[1] else nullcontext():
+            restore_activity(api, before)
 
 
 def read_activity(api: str) -> dict[tuple[str, str], bool]:

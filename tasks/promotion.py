@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.errors import UserError
 from schemas.gate_decision import GateDecision
@@ -43,6 +43,8 @@ class PromotionRequest:
     alias: str | None = None
     """The version is loaded by this alias in its smoke test; None: by its number."""
     decision: GateDecision | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of the entry in the history."""
 
 
 def promote_version(tracker: Tracker, request: PromotionRequest) -> PromotionEntry:
@@ -56,7 +58,7 @@ def promote_version(tracker: Tracker, request: PromotionRequest) -> PromotionEnt
     evidence = read_evidence(tracker, request.version)
     tested = run_smoke_test(smoke_job(tracker, evidence, request.alias))
     promotion = Promotion(
-        id=uuid.uuid4().hex,
+        id=request.id,
         follows=last.number if last else 0,
         model_name=tracker.config.model_name,
         kind=request.kind,

@@ -1,5 +1,6 @@
 """Who asks for a promotion: the gate after a run, a person, or a rollback."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from orpo_pipeline.evaluation.decision_page import Subject, render_decision
@@ -107,14 +108,22 @@ def promote_by_hand(
         return promote_version(tracker, request)
 
 
-def roll_back(config: RegistryConfig, home: Path, because: str) -> PromotionEntry:
+def roll_back(
+    config: RegistryConfig, home: Path, because: str, request_id: str | None = None
+) -> PromotionEntry:
     """Make `previous` the champion again, and the champion `previous`: a second one undoes it.
+
+    Asked again with the `request_id` of one that is completed (a flow run that was cut off and is
+    continued), it returns that one.
 
     Raises UserError when there is no champion or no previous version.
     """
     _require_reason(because)
     with registry(config, home) as tracker:
-        repair(tracker)
+        same = [e for e in repair(tracker) if request_id and e.promotion.id == request_id]
+        for entry in same:
+            if entry.state is PromotionState.COMPLETED:
+                return entry
         aliases = read_aliases(tracker)
         if CHAMPION not in aliases or PREVIOUS not in aliases:
             missing = CHAMPION if CHAMPION not in aliases else PREVIOUS
@@ -129,6 +138,8 @@ def roll_back(config: RegistryConfig, home: Path, because: str) -> PromotionEntr
         request = PromotionRequest(
             PromotionKind.ROLLBACK, aliases[PREVIOUS], aliases[CHAMPION], because, alias=PREVIOUS
         )
+        if request_id and not same:  # one that was not completed keeps its id
+            request = replace(request, id=request_id)
         return promote_version(tracker, request)
 
 

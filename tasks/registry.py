@@ -70,7 +70,7 @@ def record_run(
     client.log_artifact(run_id, str(evaluation.path / "pairs.parquet"), "evaluation")
     client.log_text(run_id, evaluation.model_dump_json(indent=1), "evaluation/report.json")
     client.log_text(run_id, plan_markdown(plan), "plan.md")
-    scores = pl.read_parquet(evaluation.path / "pairs.parquet")
+    scores = pl.read_parquet(evaluation.path / "pairs.parquet", glob=False)
     client.log_figure(run_id, data_funnel(_funnel(prepared)), "figures/data_funnel.png")
     client.log_figure(run_id, training_curves(points), "figures/training_curves.png")
     client.log_figure(run_id, margin_histogram(scores), "figures/margins.png")

@@ -1,6 +1,6 @@
 """`up`: Prefect server, MLflow server and a worker on this machine, until Ctrl-C."""
 
-import fcntl
+import os
 import signal
 import time
 import webbrowser
@@ -15,9 +15,9 @@ from rich.console import Console
 from schemas.errors import EnvironmentFault, PipelineError, UserError
 from tasks import prefect_api
 from tasks.access.listening import Listening
-from tasks.access.login import configured_login
+from tasks.access.login import LOGIN_FILE_VARIABLE, LOGIN_VARIABLE, configured_login
 from tasks.access.mlflow_accounts import prepare_accounts
-from tasks.home import make_folder
+from tasks.lasting_console import LastingConsole
 from tasks.ports import require_free
 from tasks.process_group import Child, belongs_to_up, end_processes
 from tasks.recovery.flow_runs import mark_stopped, unfinished_runs
@@ -27,9 +27,9 @@ from tasks.recovery.watch import RunWatcher
 from tasks.servers_file import (
     ProcessIdentity,
     ServersFile,
+    only_one,
     remove_servers_file,
     running_prefect_api,
-    running_servers,
 )
 from tasks.service_commands import (
     mlflow_command,
@@ -73,11 +73,14 @@ def run_servers(home: Path, listening: Listening, open_browser: bool = False) ->
         EnvironmentFault: a port is taken, or another `up` runs on this state folder or databases.
     """
     home = home.resolve()
-    console = Console()
+    console = LastingConsole()
     _require_checkout()
     listening.require_safe()
+    login = configured_login()
+    if login is not None:  # what else the terminal has is an older one, or another server's
+        os.environ.update(login.client_settings())
     exit_code = 0
-    with _only_one(home), own_databases(home) as require_databases:
+    with only_one(home), own_databases(home) as require_databases:
         leftovers = end_processes(home, belongs_to_up, SERVER_GRACE_SECONDS)
         if leftovers:
             console.print(f"Ended {leftovers} processes that a killed `up` had left behind.")
@@ -126,7 +129,8 @@ class _Supervisor:
         require_prefect_database(self.home)
         self._start_server(PREFECT, prefect_server_command(self.listening))
         if upgrade:
-            self._finish(self._launch(UPGRADE, upgrade_command(self.home)))
+            self._say("The databases are brought to this release; don't interrupt it.")
+            self._finish(self._launch(UPGRADE, upgrade_command(self.home)), limit=None)
         self._start_server(MLFLOW, mlflow_command(self.home, self.listening))
         self._wait("Prefect", lambda: prefect_api.answers(f"{self.api}/health"))
         self._deploy()
@@ -142,7 +146,10 @@ class _Supervisor:
         """Print where everything is."""
         login = ""
         if configured_login() is not None:
-            login = '  export PREFECT_API_AUTH_STRING="$ORPO_AUTH"\n'
+            said = f"${LOGIN_VARIABLE}"
+            if LOGIN_VARIABLE not in os.environ:
+                said = f'$(cat "${LOGIN_FILE_VARIABLE}")'
+            login = f'  export PREFECT_API_AUTH_STRING="{said}"\n'
         self.console.print(
             f"\nPrefect  {self.listening.page(self.listening.prefect_port)}\n"
             f"MLflow   {self.listening.page(self.listening.mlflow_port)}\n"
@@ -222,27 +229,31 @@ class _Supervisor:
     def _deploy(self) -> None:
         """Before the worker starts: runs that wait must find this checkout, not an older one."""
         prefect_api.ensure_work_pool(self.api)
-        activity = prefect_api.read_activity(self.api)
-        self._finish(self._launch(DEPLOY, prefect_command("--no-prompt", "deploy", "--all")))
-        prefect_api.restore_activity(self.api, activity)
+        with prefect_api.activity_kept(self.api):
+            self._finish(self._launch(DEPLOY, prefect_command("--no-prompt", "deploy", "--all")))
 
     def _launch(self, role: str, command: list[str]) -> Child:
         environment = server_environment(self.home, self.listening)
         return Child.start(role, command, self.home, environment)
 
-    def _finish(self, child: Child) -> None:
-        """Wait for a step that ends by itself, and must do so well."""
-        self._wait(f"The step `{child.role}`", lambda: child.process.poll() is not None)
+    def _finish(self, child: Child, limit: float | None = START_LIMIT_SECONDS) -> None:
+        """Wait for a step that ends by itself, and must do so well; None: however long it takes."""
+        self._wait(f"The step `{child.role}`", lambda: child.process.poll() is not None, limit)
         if child.process.returncode != 0:
             raise ended(child, "exit code 0.")
 
-    def _wait(self, what: str, is_ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_LIMIT_SECONDS
+    def _wait(
+        self,
+        what: str,
+        is_ready: Callable[[], bool],
+        limit: float | None = START_LIMIT_SECONDS,
+    ) -> None:
+        started = time.monotonic()
         while not is_ready():
             self._check()
-            if time.monotonic() > deadline:
+            if limit is not None and time.monotonic() > started + limit:
                 raise EnvironmentFault(
-                    f"{what} was not ready after {START_LIMIT_SECONDS:.0f} s.",
+                    f"{what} was not ready after {limit:.0f} s.",
                     "an answer in that time.",
                     f"See the logs in {self.home / 'logs'}; is the machine very busy?",
                 )
@@ -265,25 +276,6 @@ def _require_checkout() -> None:
             "to be in a checkout of orpo-pipeline: its deployments are registered from there.",
             "Change to the checkout's folder.",
         )
-
-
-@contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Hold the state folder's lock, which the kernel gives back however this process ends."""
-    make_folder(home)
-    with (home / "servers.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            servers = running_servers(home)
-            process = f"process {servers.supervisor.pid}" if servers else "another process"
-            where = f", MLflow at {servers.mlflow_url}" if servers and servers.mlflow_url else ""
-            raise EnvironmentFault(
-                f"`up` runs on {home} already ({process}{where}).",
-                "one `up` for a state folder.",
-                "Use the running one, or stop it with Ctrl-C in its terminal.",
-            ) from None
-        yield
 
 
 @contextmanager

@@ -1,11 +1,17 @@
 """`servers.json` in the state folder: what `up` is running, for other commands to find."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import EnvironmentFault
+from tasks.home import make_folder
 
 FILE_NAME = "servers.json"
 
@@ -79,3 +85,22 @@ def running_prefect_api(home: Path) -> str | None:
     """API URL of the Prefect server that `up` runs on this state folder, or None."""
     servers = running_servers(home)
     return servers.prefect_api if servers else None
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the state folder's lock, which the kernel gives back however this process ends."""
+    make_folder(home)
+    with (home / "servers.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            servers = running_servers(home)
+            process = f"process {servers.supervisor.pid}" if servers else "another process"
+            where = f", MLflow at {servers.mlflow_url}" if servers and servers.mlflow_url else ""
+            raise EnvironmentFault(
+                f"`up` runs on {home} already ({process}{where}).",
+                "one `up` for a state folder.",
+                "Use the running one, or stop it with Ctrl-C in its terminal.",
+            ) from None
+        yield

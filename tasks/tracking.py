@@ -172,7 +172,8 @@ class Tracker:
         try:
             if because:
                 self.client.set_tag(run_id, FAILURE_TAG, without_password(because)[:FAILURE_LENGTH])
-            self.client.set_terminated(run_id, status)
+            if self.client.get_run(run_id).info.status != "FINISHED":  # that training stays so
+                self.client.set_terminated(run_id, status)
         except store_errors() as error:
             log.warning("MLflow did not record that run %s is %s: %s", run_id, status, error)
 

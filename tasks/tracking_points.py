@@ -21,7 +21,7 @@ class Points:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.last_step = 0
-        """The newest step that the run had when it was opened."""
+        """The newest step that the run has, as far as is known here."""
         self.quiet_until = 0.0
         """On the monotonic clock."""
 
@@ -31,6 +31,7 @@ class Points:
             return  # a continued training repeats steps that are recorded already
         try:
             self.log(run_id, [{"step": step, "values": values}])
+            self.last_step = step
         except store_errors() as error:
             log.warning("MLflow did not take step %d (delivered later): %s", step, error)
             self.quiet_until = time.monotonic() + QUIET_SECONDS

@@ -303,6 +303,11 @@ def test_a_dialect_and_columns_exclude_each_other() -> None:
         read_config(None, ["data.dialect=trl_explicit", "data.columns.prompt=question"])
 
 
+def test_a_split_is_not_both_trained_on_and_held_out() -> None:
+    with pytest.raises(UserError, match="train_split and eval_split are both 'train'"):
+        read_config(None, ["data.eval_split=train"])
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         RunConfig().training.seed = 1  # type: ignore[misc]

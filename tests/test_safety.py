@@ -21,6 +21,7 @@ CODE = [
 ]
 
 RUNS_CODE_WHEN_READ = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+READ_AS_PATTERNS = {"pl.read_parquet", "pl.scan_parquet"}
 NEVER_CALLED = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "os.system", "os.popen"}
 
 
@@ -39,7 +40,7 @@ def constant(call: ast.Call, name: str) -> Any:
 
 
 def faults(tree: ast.AST) -> Iterator[str]:
-    """Why code that was read from outside could be run by this module."""
+    """Why code that was read from outside could be run by this module, or a path misread."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
@@ -59,6 +60,8 @@ def faults(tree: ast.AST) -> Iterator[str]:
             yield "a command through a shell"
         if "allow_pickle" in words and constant(node, "allow_pickle") is not False:
             yield "allow_pickle is not False"
+        if name in READ_AS_PATTERNS and constant(node, "glob") is not False:
+            yield f"{name} takes a [ in the folder's name for a pattern"
 
 
 def test_nothing_that_is_read_can_run() -> None:
@@ -84,6 +87,7 @@ def test_nothing_that_is_read_can_run() -> None:
         "yaml.load(text)",
         "subprocess.run(line, shell=True)",
         "eval(text)",
+        "pl.read_parquet(path)",
     ],
 )
 def test_the_look_finds_each(line: str) -> None:

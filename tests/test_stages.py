@@ -210,7 +210,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_ones_stays(tmp_path: 
         assert remove_all_abandoned(tmp_path) == 0
         writers[0].kill()
         writers[0].wait()
-        (room / ".other.1.abc").mkdir()  # a moment old: its writer may be about to lock it
+        (room / ".other.1.abcabcab").mkdir()  # a moment old: its writer may be about to lock it
         assert remove_all_abandoned(tmp_path) == 1
         names = {path.name for path in room.iterdir()}
         assert {f".stage.{writers[0].pid}", f".stage.{writers[1].pid}"} & {

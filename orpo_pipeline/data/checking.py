@@ -132,16 +132,21 @@ class RowChecker:
             return
         sound = [row for row in rows if row.pair is not None and row.defect is None]
         for side in SIDES:
-            texts = [conversation_text(getattr(row.pair, side)) for row in sound]
-            for row, found in zip(sound, self._benchmarks.overlaps(texts), strict=True):
+            # Turn by turn, since a short benchmark prompt is looked for as a whole text.
+            turns = [(row, turn.content) for row in sound for turn in getattr(row.pair, side)]
+            overlaps = self._benchmarks.overlaps([text for _, text in turns])
+            for (row, _), found in zip(turns, overlaps, strict=True):
                 if found is not None and row.defect is None:
                     reason = f"{side} holds the benchmark prompt {found!r}"
                     row.defect = Defect(DefectCode.BENCHMARK_PROMPT, reason)
 
 
 def conversation_text(turns: Conversation) -> str:
-    """All turns' contents: what is compared when near-duplicates are looked for."""
-    return "\n".join(message.content for message in turns)
+    """The turns' contents: what is compared when near-duplicates are looked for.
+
+    Without system turns: a long one that all prompts share would make them all nearly equal.
+    """
+    return "\n".join(message.content for message in turns if message.role != "system")
 
 
 def shown_pair(pair: Pair) -> dict[str, Any]:

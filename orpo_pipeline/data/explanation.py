@@ -91,7 +91,7 @@ def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
     else:
         matches = pl.col("row_id").str.starts_with(wanted.lower())
     kept = [
-        pl.scan_parquet(folder / f"{split}.parquet")
+        pl.scan_parquet(folder / f"{split}.parquet", glob=False)
         .filter(matches)
         .with_columns(split=pl.lit(split))
         for split in (TRAIN, EVAL)
@@ -99,7 +99,7 @@ def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
     for found in pl.concat(kept).collect().iter_rows(named=True):
         yield Explanation(folder, tuple(_steps_of_kept(folder, dataset_id, found)))
     for name in (QUARANTINE, DUPLICATES):
-        rows = pl.scan_parquet(folder / name).filter(matches).collect()
+        rows = pl.scan_parquet(folder / name, glob=False).filter(matches).collect()
         for found in rows.iter_rows(named=True):
             steps = (
                 _steps_of_quarantined(found)
@@ -112,7 +112,7 @@ def _explanations(folder: Path, wanted: str) -> Iterator[Explanation]:
 def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     shard = folder / "shards" / shard_name(row["shard"])
     position = pl.Series([row["position"]], dtype=pl.UInt32)
-    stored = pl.read_parquet(shard / INDEX, columns=NOTED)[position].row(0, named=True)
+    stored = pl.read_parquet(shard / INDEX, columns=NOTED, glob=False)[position].row(0, named=True)
     texts = read_shard_rows(shard, position, SIDES).row(0, named=True)
     yield "row", row["row_id"]
     yield "read from", _place(row)
@@ -133,7 +133,7 @@ def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterat
 def _neighbours(folder: Path, row: dict[str, Any]) -> str:
     """The other kept rows whose prompts are equal or nearly so."""
     others = (
-        pl.scan_parquet(folder / f"{row['split']}.parquet")
+        pl.scan_parquet(folder / f"{row['split']}.parquet", glob=False)
         .filter((pl.col("group") == row["group"]) & (pl.col("row_id") != row["row_id"]))
         .select("row_id")
         .collect()["row_id"]
@@ -164,13 +164,13 @@ def _steps_of_duplicate(folder: Path, row: dict[str, Any]) -> Iterator[tuple[str
 def _first_of_copies(folder: Path, row: dict[str, Any]) -> str:
     """The row of which this one is a copy, and what became of it."""
     same = pl.col("row_id") == row["row_id"]
-    kept = pl.scan_parquet(folder / f"{row['split']}.parquet").filter(same).collect()
+    kept = pl.scan_parquet(folder / f"{row['split']}.parquet", glob=False).filter(same).collect()
     if not kept.is_empty():
         (first,) = kept.iter_rows(named=True)
         return f"{_place(first)}, which is kept, {PURPOSES[row['split']]}"
     # A row with the same texts and a tie of scores, say, was out before copies were looked for.
     same &= (pl.col("split") == row["split"]) & pl.col("code").is_in(AFTER_DUPLICATES)
-    removed = pl.scan_parquet(folder / QUARANTINE).filter(same).collect()
+    removed = pl.scan_parquet(folder / QUARANTINE, glob=False).filter(same).collect()
     (first,) = removed.iter_rows(named=True)
     return f"{_place(first)}, which is set aside as well: {_why_quarantined(first)}"
 

@@ -68,7 +68,7 @@ def scan_rows(folder: Path) -> pl.LazyFrame:
     if is_row_list(folder):
         return scan_row_list(folder).select(ROW_COLUMNS)
     sides = [
-        pl.scan_parquet(folder / f"{split}.parquet").with_columns(split=pl.lit(split))
+        pl.scan_parquet(folder / f"{split}.parquet", glob=False).with_columns(split=pl.lit(split))
         for split in (TRAIN, EVAL)
     ]
     return pl.concat([side.select(ROW_COLUMNS) for side in sides])

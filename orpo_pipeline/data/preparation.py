@@ -72,7 +72,9 @@ def check_usable(prepared: PreparedData, config: RunConfig) -> None:
 
     def examples(code: str) -> str:
         columns = ["code", "reason", "origin_file", "origin_row"]
-        return _examples(pl.read_parquet(prepared.path / QUARANTINE, columns=columns), code)
+        return _examples(
+            pl.read_parquet(prepared.path / QUARANTINE, columns=columns, glob=False), code
+        )
 
     require_both_sides(prepared, config, examples)
     check_budget(prepared.quarantined, prepared.rows_in, config, examples)
@@ -83,7 +85,7 @@ def record_evaluated(prepared: PreparedData, home: Path) -> None:
 
     Raises UserError for a damaged record, EnvironmentFault when the disk fails.
     """
-    prompts = pl.read_parquet(prepared.path / f"{EVAL}.parquet", columns=["prompt_id"])
+    prompts = pl.read_parquet(prepared.path / f"{EVAL}.parquet", columns=["prompt_id"], glob=False)
     record_held_out(
         home / HELD_OUT, prepared.held_out_key, prepared.dataset_id, prompts["prompt_id"]
     )

@@ -42,7 +42,9 @@ def read_pairs(
 
     `only`: ids of the rows that are wanted.
     """
-    index = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id", "shard", "position"])
+    index = pl.read_parquet(
+        folder / f"{split}.parquet", columns=["row_id", "shard", "position"], glob=False
+    )
     if only is not None:
         index = index.filter(pl.col("row_id").is_in(only.implode()))
     wanted = index.head(most) if most is not None else index
@@ -61,7 +63,9 @@ def read_row_ids(
     folder: Path, split: str, pairs: Sequence[int], only: pl.Series | None = None
 ) -> list[str]:
     """The row ids of some pairs, given by their numbers in `read_pairs`, with the same `only`."""
-    ids = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id"])["row_id"].sort()
+    ids = pl.read_parquet(folder / f"{split}.parquet", columns=["row_id"], glob=False)[
+        "row_id"
+    ].sort()
     if only is not None:
         ids = ids.filter(ids.is_in(only.implode()))
     return ids[list(pairs)].to_list()
@@ -69,7 +73,7 @@ def read_row_ids(
 
 def read_shard_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
     """Rows of one shard, in the order of `positions`."""
-    return pl.read_parquet(shard / ROWS, columns=list(columns))[positions]
+    return pl.read_parquet(shard / ROWS, columns=list(columns), glob=False)[positions]
 
 
 def read_few_rows(shard: Path, positions: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
@@ -99,7 +103,7 @@ def read_column(
     places = (np.cumsum(counts) - counts)[block_of] + rows["position"].to_numpy()
     files = [blocks[number].folder / name for number in numbers]
     # Without rows any file serves, for the column's type.
-    stored = pl.read_parquet(files or blocks[0].folder / name, columns=[column])
+    stored = pl.read_parquet(files or blocks[0].folder / name, columns=[column], glob=False)
     return stored[column].gather(places)
 
 

@@ -46,4 +46,6 @@ def is_row_list(folder: Path) -> bool:
 
 def scan_row_list(folder: Path) -> pl.LazyFrame:
     """Its rows, ids as hexadecimal text."""
-    return pl.scan_parquet(folder / ROWS).with_columns(pl.col("row_id").bin.encode("hex"))
+    return pl.scan_parquet(folder / ROWS, glob=False).with_columns(
+        pl.col("row_id").bin.encode("hex")
+    )

@@ -42,7 +42,10 @@ def resolve_row_id(home: Path, wanted: str) -> str:
         )
     found = {row_id for row_id in read_marks(home) if row_id.startswith(beginning)}
     prepared = [folder / table for folder in prepared_folders(home) for table in TABLES]
-    tables = [*map(pl.scan_parquet, prepared), *map(scan_rows, row_lists(home))]
+    tables = [
+        *(pl.scan_parquet(one, glob=False) for one in prepared),
+        *map(scan_rows, row_lists(home)),
+    ]
     for rows in tables:
         begins = pl.col("row_id").str.starts_with(beginning)
         found.update(rows.select("row_id").filter(begins).collect()["row_id"])
@@ -79,6 +82,11 @@ def near_duplicates_of(home: Path, row_ids: set[str]) -> set[str]:
     )
     near = pl.col("code") == DefectCode.NEAR_DUPLICATE.value
     for folder in prepared_folders(home):
-        rows = pl.scan_parquet(folder / QUARANTINE).filter(near & stays).select("row_id").collect()
+        rows = (
+            pl.scan_parquet(folder / QUARANTINE, glob=False)
+            .filter(near & stays)
+            .select("row_id")
+            .collect()
+        )
         found.update(rows["row_id"].drop_nulls())
     return found - row_ids

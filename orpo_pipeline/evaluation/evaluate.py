@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from orpo_pipeline.data.prepared_files import EVAL
 from orpo_pipeline.data.tokens.chat_template import load_chat_format
 from orpo_pipeline.evaluation.benchmarks import benchmark_inputs, load_tasks, run_benchmarks
 from orpo_pipeline.evaluation.drift.neutral import neutral_paragraphs
@@ -12,7 +13,13 @@ from orpo_pipeline.evaluation.models import Models, load_models
 from orpo_pipeline.evaluation.parts import Parts
 from orpo_pipeline.evaluation.statistics.report import build_report
 from orpo_pipeline.evaluation.statistics.slices import calibration_bins, measure_slices
-from orpo_pipeline.stages import code_version, fingerprint, is_complete, new_stage
+from orpo_pipeline.stages import (
+    code_version,
+    fingerprint,
+    is_complete,
+    manifest_entries,
+    new_stage,
+)
 from schemas.config import RunConfig
 from schemas.figures import Slices
 from schemas.jobs import EvaluateJob
@@ -47,6 +54,8 @@ def evaluation_folder(
         "adapter": adapter.adapter_id,
         "champion": against,
         "prepared": prepared.prepared_id,
+        # Groups and sources of the same rows may change with what else the data holds.
+        "index": manifest_entries(prepared.path)[f"{EVAL}.parquet"]["sha256"],
         "evaluation": config.evaluation.model_dump(exclude={"judge"}),
         "benchmarks": benchmark_inputs(config.evaluation),
         "orpo_lambda": config.training.orpo_lambda,

@@ -14,7 +14,7 @@ CONVERSATIONS = ("prompt", "chosen", "prompt_ids")
 
 def read_index(job: EvaluateJob) -> pl.DataFrame:
     """One row a pair that is scored, by row id: INDEX and `new`, see `known_rows`."""
-    index = pl.read_parquet(job.prepared.path / f"{EVAL}.parquet", columns=list(INDEX))
+    index = pl.read_parquet(job.prepared.path / f"{EVAL}.parquet", columns=list(INDEX), glob=False)
     most = job.config.evaluation.max_pairs
     index = index if most is None else index.head(most)
     known = None

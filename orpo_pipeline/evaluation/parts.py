@@ -34,7 +34,7 @@ class Parts:
         path = self.folder / f"{name}.parquet"
         if path.is_file():
             with suppress(pl.exceptions.PolarsError):
-                return pl.read_parquet(path)
+                return pl.read_parquet(path, glob=False)
         frame = measure()
         doing = f"Keeping a part of the evaluation in {path}"
         with disk_faults(doing, path, lambda: int(frame.estimated_size())):

@@ -1,7 +1,7 @@
 """Which engine can train a model, and why not."""
 
 from orpo_pipeline.planning.capabilities import Verdict
-from orpo_pipeline.planning.overrides import asked_for
+from orpo_pipeline.planning.overrides import HEAD_MODULES, adapted_heads, asked_for
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.plan import Choice, Engine, ModelShape
@@ -18,8 +18,6 @@ PACKED_ROPE = ("default", "linear", "llama3", "yarn")
 SOFTCAPPED = ("Gemma2ForCausalLM",)
 """Their scores and logits are capped; transformers has no `sdpa` for them."""
 
-HEAD_MODULES = ("lm_head", "embed_tokens")
-
 
 def can_pack(config: RunConfig, shape: ModelShape) -> Verdict:
     """Whether the packed engine computes this model's loss exactly."""
@@ -29,9 +27,7 @@ def can_pack(config: RunConfig, shape: ModelShape) -> Verdict:
     if unsafe:
         named = " and ".join(sorted(unsafe))
         return Verdict(False, f"{named} positions depend on the longest sequence of a forward pass")
-    lora = config.training.method == "lora"
-    targets = {name.rpartition(".")[2] for name in config.lora.target_modules}
-    adapted = [name for name in HEAD_MODULES if lora and name in targets]
+    adapted = adapted_heads(config)
     if adapted:
         return Verdict(False, f"the packed loss knows no adapter on {adapted[0]}")
     if config.model.attention == "eager":

@@ -46,11 +46,29 @@ def refuse_impossible_overrides(config: RunConfig, target: Probe, dtype: str) ->
         raise UserError(" ".join(found), " ".join(expected), " ".join(fix))
 
 
-def refuse_full_training(config: RunConfig) -> None:
-    """Raise UserError for `method: full`, whose model the main job could train but not go on with.
+HEAD_MODULES = ("lm_head", "embed_tokens")
 
-    Evaluation, registration and serving take adapters on one base model in turns.
+
+def adapted_heads(config: RunConfig) -> list[str]:
+    """Which of the output layer and the embeddings `lora.target_modules` names."""
+    targets = {name.rpartition(".")[2] for name in config.lora.target_modules}
+    return [name for name in HEAD_MODULES if config.training.method == "lora" and name in targets]
+
+
+def refuse_what_cannot_be_registered(config: RunConfig) -> None:
+    """Raise UserError for what the main job could train but not go on with.
+
+    Evaluation, registration and serving take adapters on one base model in turns; PEFT saves whole
+    embeddings beside an adapter on them.
     """
+    heads = adapted_heads(config)
+    if heads:
+        raise UserError(
+            f"lora.target_modules names {heads[0]}, and the main job cannot evaluate or register "
+            "such an adapter.",
+            "linear maps of the transformer layers.",
+            f"Remove {' and '.join(heads)} from lora.target_modules.",
+        )
     if config.training.method == "full":
         raise UserError(
             "training.method is full, and the main job cannot evaluate or register a whole model.",

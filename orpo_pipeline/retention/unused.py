@@ -35,7 +35,8 @@ class Kept:
     adapters: frozenset[str]
     """Of the versions that stay."""
     registered: frozenset[str]
-    """Adapters of any version: those that are not kept go, others are unfinished work."""
+    """Adapters of any version that has its weights: those that are not kept go, others are
+    unfinished work."""
     prepared: frozenset[str]
     """Prepared ids of the versions that stay, and of unfinished trainings."""
     evaluations: frozenset[str]
@@ -65,7 +66,7 @@ def find_unused(home: Path, kept: Kept, config: RetentionConfig) -> list[Unused]
 
     add("temporary folders", _abandoned(home))
     add("damaged folders", filter(old, _damaged(home)))
-    add("checkpoints", (f for f in _inside(home / TRAINING) if f.name in kept.registered or old(f)))
+    add("checkpoints", filter(old, _inside(home / TRAINING)))
     add("unfinished evaluations", filter(old, _inside(home / EVALUATING)))
     add("adapters", _adapters(home, kept, old))
     for name in ("evaluations", "judgements"):
@@ -79,10 +80,11 @@ def find_unused(home: Path, kept: Kept, config: RetentionConfig) -> list[Unused]
 
 
 def open_adapters(home: Path, registered: frozenset[str], config: RetentionConfig) -> set[str]:
-    """Ids of trainings that are neither registered nor given up."""
+    """Ids of trainings that are not given up, and of adapters that wait to be registered."""
     given_up = time.time() - config.unfinished_days * DAY
-    work = [*_inside(home / TRAINING), *_inside(home / "adapters")]
-    return {f.name for f in work if f.name not in registered and newest_change(f) > given_up}
+    adapters = [f for f in _inside(home / "adapters") if f.name not in registered]
+    work = [*_inside(home / TRAINING), *adapters]
+    return {f.name for f in work if newest_change(f) > given_up}
 
 
 def newest_change(folder: Path) -> float:

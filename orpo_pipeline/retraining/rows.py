@@ -35,7 +35,7 @@ def rows_of(prepared: Path) -> pl.DataFrame:
     Copies of a row count once, in the source whose copy was judged.
     """
     kept = pl.concat(
-        [pl.read_parquet(prepared / f"{split}.parquet") for split in (TRAIN, EVAL)]
+        [pl.read_parquet(prepared / f"{split}.parquet", glob=False) for split in (TRAIN, EVAL)]
     ).select(
         "row_id",
         "prompt_tokens",
@@ -44,7 +44,7 @@ def rows_of(prepared: Path) -> pl.DataFrame:
         accepted=pl.lit(True),
         label="source",
     )
-    removed = pl.read_parquet(prepared / QUARANTINE).select(
+    removed = pl.read_parquet(prepared / QUARANTINE, glob=False).select(
         _with_an_id("row_id", "row"),
         "origin_file",
         "origin_row",

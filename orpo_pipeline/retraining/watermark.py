@@ -35,7 +35,7 @@ class Watermark:
 def read_watermark(home: Path, model_name: str) -> Watermark | None:
     """The newest undamaged watermark of a model; None before the first training."""
     folder = _newest(home, model_name)
-    return Watermark(_read(folder), pl.read_parquet(folder / ROWS)) if folder else None
+    return Watermark(_read(folder), pl.read_parquet(folder / ROWS, glob=False)) if folder else None
 
 
 def newest_training(home: Path, model_name: str) -> Trained | None:

@@ -36,7 +36,7 @@ def is_replayed(row_id: str, share: float) -> bool:
 
 def split_rows(prepared: Path, seen: pl.Series, share: float) -> tuple[pl.Series, pl.Series]:
     """Of the rows to train on: those that were not seen, and the seen ones that are repeated."""
-    rows = pl.read_parquet(prepared / f"{TRAIN}.parquet", columns=["row_id"])["row_id"]
+    rows = pl.read_parquet(prepared / f"{TRAIN}.parquet", columns=["row_id"], glob=False)["row_id"]
     known = rows.is_in(seen.implode())
     again = rows.filter(known)
     repeated = pl.Series([is_replayed(one, share) for one in again], dtype=pl.Boolean)

@@ -24,14 +24,20 @@ class Login:
         return f"{self.user}:{self.password}"
 
     def client_environment(self) -> dict[str, str]:
-        """Settings of Prefect's and MLflow's clients, but for one with a token of its own."""
+        """`client_settings`, where the environment has no others."""
+        return {
+            name: os.environ.get(name) or value for name, value in self.client_settings().items()
+        }
+
+    def client_settings(self) -> dict[str, str]:
+        """Of Prefect's and MLflow's clients, but for one with a token of its own."""
         settings = {}
         if "PREFECT_API_KEY" not in os.environ:
             settings["PREFECT_API_AUTH_STRING"] = self.text
         if "MLFLOW_TRACKING_TOKEN" not in os.environ:
             settings["MLFLOW_TRACKING_USERNAME"] = self.user
             settings["MLFLOW_TRACKING_PASSWORD"] = self.password
-        return {name: os.environ.get(name, value) for name, value in settings.items()}
+        return settings
 
 
 def configured_login() -> Login | None:

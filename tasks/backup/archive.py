@@ -191,6 +191,7 @@ def _unpack_entry(
             output.write(chunk)
             digest.update(chunk)
             size += len(chunk)
+        os.fchmod(output.fileno(), entry.mode & 0o777)
     os.utime(target, (entry.mtime, entry.mtime))
     sync(target)
     found[entry.name] = StoredFile(size=size, sha256=digest.hexdigest())

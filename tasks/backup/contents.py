@@ -28,6 +28,7 @@ LEFT_OUT = {
     "training": "a training that is not finished starts anew",
     "logs": "what happened, for people",
     "servers.json": "the `up` that runs now",
+    "huggingface": "the hub's cache, where `deploy/` puts it",
 }
 """By name in the state folder, and why nothing is lost without it; nor without `*.lock` beside
 them. Of Prefect's folder only the database is taken: results of tasks only save a repeated flow run
@@ -88,7 +89,7 @@ def copy_database(source: Path, target: Path) -> None:
     """
     try:
         with (
-            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read,
+            closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as read,
             closing(sqlite3.connect(target)) as written,
         ):
             read.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")

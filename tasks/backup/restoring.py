@@ -44,7 +44,7 @@ def restore_backup(file: Path, home: Path) -> Restored:
     temporary = home.with_name(f".{home.name}.restore.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         remove_abandoned(home.parent, f"{glob.escape(home.name)}.restore")
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True, mode=0o700)
         with held(temporary):
             index = unpack(file, temporary)
             stages, gone = _verify(temporary)

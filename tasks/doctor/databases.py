@@ -56,7 +56,9 @@ def check_database(database: Database) -> Iterator[Finding]:
         yield Finding.ok(what, f"{path} is not there yet")
         return
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+        with closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+        ) as connection:
             problem, finished = quick_check(connection)
             if problem is not None:
                 yield _damaged(what, path, problem)

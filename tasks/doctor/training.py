@@ -6,7 +6,7 @@ import psutil
 
 from orpo_pipeline.planning.duration import seconds_per_epoch
 from orpo_pipeline.planning.memory import describe_bytes
-from orpo_pipeline.planning.overrides import refuse_full_training
+from orpo_pipeline.planning.overrides import refuse_what_cannot_be_registered
 from orpo_pipeline.planning.plan import check_requests, plan_table, plan_training, predict_memory
 from orpo_pipeline.planning.trial import Trial
 from orpo_pipeline.training.checkpoints import KEPT
@@ -32,7 +32,7 @@ def check_plan(config: RunConfig, here: Probe, known: Known) -> Iterator[Finding
     Pairs are taken to be as long as `chat.max_length` allows: `orpo-pipeline plan` knows the data.
     """
     try:
-        refuse_full_training(config)
+        refuse_what_cannot_be_registered(config)
         check_requests(config, here)
     except UserError as error:
         yield Finding.of("plan", error)

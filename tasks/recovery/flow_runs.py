@@ -4,6 +4,7 @@ A run is continued under its own id. So Prefect takes the results of its finishe
 stage in which it was cut off continues from what it had saved.
 """
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -44,6 +45,14 @@ def crashed_runs(api: str, since: datetime, timeout: float = 60) -> list[Run]:
     """Runs of the pool that crashed after `since`, and of which nobody has taken notice."""
     wanted = {"state": {"name": {"any_": ["Crashed"]}}, "end_time": {"after_": since.isoformat()}}
     return _runs(api, wanted, timeout)
+
+
+def still_left(api: str, runs: Iterable[Run]) -> Iterator[Run]:
+    """Each of them once, as it is now; not those that have come to an end of their own."""
+    for identity in {run["id"]: None for run in runs}:
+        now: Run = call(api, "GET", f"/flow_runs/{identity}")
+        if now["state_type"] in ("RUNNING", "PENDING", "CANCELLING", "CRASHED"):
+            yield now
 
 
 def stopped_runs(api: str) -> list[Run]:

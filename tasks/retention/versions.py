@@ -46,7 +46,8 @@ def sort_versions(tracker: Tracker, config: RetentionConfig) -> RegisteredVersio
 def what_stays(tracker: Tracker, versions: RegisteredVersions, config: RetentionConfig) -> Kept:
     """The names, in the state folder, of what the kept versions and unfinished trainings need."""
     every = (*versions.kept, *versions.others)
-    registered = frozenset(version.tags[ADAPTER_TAG] for version in every)
+    # The adapter of a pruned version is here only where it was trained once more.
+    registered = frozenset(v.tags[ADAPTER_TAG] for v in every if PRUNED_TAG not in v.tags)
     unfinished = open_adapters(tracker.home, registered, config)
     prepared = {version.tags.get(PREPARED_TAG, "") for version in versions.kept}
     prepared.update(_prepared_of(tracker, unfinished))

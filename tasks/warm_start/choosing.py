@@ -13,7 +13,12 @@ from orpo_pipeline.training.warm_start import require_same_lora, split_rows, tra
 from schemas.config import RunConfig
 from schemas.results import PreparedData
 from schemas.training_start import FROM_BASE, TrainingStart, WarmStart
-from tasks.champion import describe_version, fetch_champion, require_same_base
+from tasks.champion import (
+    describe_version,
+    fetch_champion,
+    require_same_base,
+    require_same_template,
+)
 from tasks.home import state_home
 from tasks.policies import stage_task
 from tasks.tracking import Tracker
@@ -62,13 +67,16 @@ def find_start(tracker: Tracker, config: RunConfig, prepared: PreparedData) -> T
     forgotten = len(seen & read_marks(tracker.home).keys())
     if forgotten:
         return _from_base(f"version {version} was trained on {forgotten:,} rows to be forgotten")
-    held_out = pl.read_parquet(prepared.path / f"{EVAL}.parquet", columns=["row_id"])["row_id"]
+    held_out = pl.read_parquet(prepared.path / f"{EVAL}.parquet", columns=["row_id"], glob=False)[
+        "row_id"
+    ]
     known = len(seen.intersection(held_out))
     if known:
         return _from_base(f"version {version} was trained on {known:,} rows that are held out now")
     champion = describe_version(tracker, version, CHAMPION)
     require_same_base(champion, prepared.base_model.name, prepared.base_model.revision)
     fetch_champion(tracker, champion)
+    require_same_template(champion, prepared.path / "tokenizer")
     require_same_lora(champion.path, version, config.lora)
     share = config.retraining.replay_share
     own = trained_rows(tracker.home, tags[version][PREPARED_TAG])

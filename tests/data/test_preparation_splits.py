@@ -111,3 +111,37 @@ def test_prompts_of_a_replaced_evaluation_file_stay_barred(
     assert not prompts(third, "train") & asked
     assert prompts(third, "eval")
     assert frame(third, "quarantine")["severity"].unique().to_list() == ["drop"]
+
+
+def test_prompts_that_share_a_long_system_turn_are_not_near_equal(prepare_rows: Prepare) -> None:
+    system = {"role": "system", "content": " ".join(f"rule-{n} says so" for n in range(90))}
+    rows = [pair_row(n, prompt=[system, *pair_row(n)["prompt"]]) for n in range(40)]
+    prepared = prepare_rows(rows)
+    check_account(prepared)
+    assert prepared.rows_quarantined == 0
+    assert min(prepared.train_pairs, prepared.eval_pairs) > 0
+
+
+def test_an_empty_system_turn_is_none(prepare_rows: Prepare) -> None:
+    turn = {"role": "system", "content": " "}
+    rows = [pair_row(n, prompt=[turn, *pair_row(n)["prompt"]]) for n in range(40)]
+    prepared = prepare_rows(rows)
+    assert prepared.rows_quarantined == 0
+    assert prompts(prepared, "train") == prompts(prepare_rows(GOOD, name="plain.jsonl"), "train")
+
+
+def test_a_short_benchmark_prompt_is_found_behind_a_system_turn(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    (tmp_path / "benchmarks.txt").write_text("What is 7 plus 7?\n")
+    system = {"role": "system", "content": "You are a helpful assistant."}
+    rows = [pair_row(n, prompt=[system, *pair_row(n)["prompt"]]) for n in range(40)]
+    prepared = prepare_rows(rows, benchmarks=str(tmp_path / "benchmarks.txt"))
+    assert {row: code for row, (code, _) in quarantined(prepared).items()} == {
+        8: "benchmark_prompt"
+    }
+
+
+def test_a_folder_s_name_is_no_pattern(prepare_rows: Prepare) -> None:
+    again = prepare_rows(GOOD, home="work [2026]?")
+    assert again.train_pairs + again.eval_pairs == len(GOOD)

@@ -1,5 +1,6 @@
 """An export is complete under its name, or not there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="No space left"), new_folder(tmp_path / "out"):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_s_own_hidden_folder_stays(tmp_path: Path) -> None:
+    own, left = tmp_path / ".model.v1.backup", tmp_path / ".model.123.0a1b2c3d"
+    for folder in (own, left):
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    with new_folder(tmp_path / "model"):
+        pass
+    assert own.exists() and not left.exists()

@@ -25,7 +25,7 @@ def run(config: RunConfig, home: Path) -> PreparedData:
 
 def frame(prepared: PreparedData, name: str) -> pl.DataFrame:
     """One of the stage's tables: train, eval, quarantine or duplicates."""
-    return pl.read_parquet(prepared.path / f"{name}.parquet")
+    return pl.read_parquet(prepared.path / f"{name}.parquet", glob=False)
 
 
 def kept(prepared: PreparedData) -> list[dict[str, Any]]:

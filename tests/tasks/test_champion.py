@@ -7,7 +7,12 @@ import pytest
 from orpo_pipeline.stages import is_complete
 from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault, UserError
-from tasks.champion import fetch_champion, find_champion, require_same_base
+from tasks.champion import (
+    fetch_champion,
+    find_champion,
+    require_same_base,
+    require_same_template,
+)
 from tasks.tracking import Tracker
 
 TAGS = {
@@ -106,6 +111,19 @@ def test_a_damaged_champion_is_not_measured(tracker: Tracker) -> None:
     with pytest.raises(EnvironmentFault, match=r"adapter of version 1 of .* is damaged"):
         fetch_champion(tracker, champion)
     assert not champion.path.exists()
+
+
+def test_a_champion_of_another_chat_template_is_refused(tracker: Tracker, tmp_path: Path) -> None:
+    files = {"adapter_config.json": "{}", "chat_template.jinja": "{{ messages }}"}
+    make_champion(tracker, files)
+    champion = find_champion(tracker, "adapter-2")
+    assert champion is not None
+    fetch_champion(tracker, champion)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    require_same_template(champion, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[-1] }}")
+    with pytest.raises(UserError, match="another chat template"):
+        require_same_template(champion, tmp_path)
 
 
 def test_a_champion_of_another_base_model_is_refused(tracker: Tracker) -> None:

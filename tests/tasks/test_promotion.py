@@ -160,7 +160,10 @@ def test_rolled_back_twice_is_as_before_and_what_was_rolled_back_stays_out(site:
     site.set_aliases(champion="1")
     assert ask_gate(site, site.second, gain(0.3, "champion", "1")).aliases == ("champion",)
     assert site.aliases() == {"champion": "2", "previous": "1"}
-    back = roll_back(site.registry, site.home, "answers in rhymes")
+    back = roll_back(site.registry, site.home, "answers in rhymes", request_id="run-7")
+    assert back.promotion.id == "run-7"
+    # The flow run was killed before it could say so, and is continued.
+    assert roll_back(site.registry, site.home, "answers in rhymes", request_id="run-7") == back
     assert back.promotion.kind is PromotionKind.ROLLBACK
     assert site.aliases() == {"champion": "1", "previous": "2"}
 

@@ -74,6 +74,8 @@ def test_a_continued_training_does_not_log_its_repeated_steps(tracker: Tracker) 
     run_id = tracker.open_run("adapter-continued")
     for point in POINTS[:3]:
         tracker.points.log_live(run_id, point["step"], point["values"])
+    for point in POINTS[1:3]:  # a second child of the same attempt, after memory ran out
+        tracker.points.log_live(run_id, point["step"], point["values"])
     again = Tracker(tracker.config, tracker.home)
     again.open_run("adapter-continued")
     for point in POINTS[1:]:
@@ -112,6 +114,17 @@ def test_an_error_closes_the_run_and_reopening_makes_it_running(tracker: Tracker
     tracker.open_run("adapter-failing")
     run = tracker.client.get_run(run_id)
     assert run.info.status == "RUNNING" and FAILURE_TAG not in run.data.tags
+
+
+def test_a_later_failure_leaves_a_finished_training_finished(tracker: Tracker) -> None:
+    run_id = tracker.open_run("adapter-finished")
+    tracker.finish_run(run_id)
+    before = tracker.client.get_run(run_id).info
+    with pytest.raises(ValueError, match="boom"), tracker.failure_recorded(run_id):
+        raise ValueError("boom")
+    run = tracker.client.get_run(run_id)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", before.end_time)
+    assert run.data.tags[FAILURE_TAG] == "boom"
 
 
 def test_artifacts_are_plain_files_in_the_state_folder(tracker: Tracker) -> None:

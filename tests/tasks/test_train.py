@@ -6,7 +6,7 @@ import pytest
 from promoting import intended
 from registries import make_registry
 
-from orpo_pipeline.planning.overrides import refuse_full_training
+from orpo_pipeline.planning.overrides import refuse_what_cannot_be_registered
 from schemas.config import RunConfig
 from schemas.errors import UserError
 from schemas.plan import ModelShape
@@ -16,10 +16,10 @@ from tasks.train import refuse_champion
 
 
 def test_the_main_job_trains_adapters() -> None:
-    refuse_full_training(RunConfig())
+    refuse_what_cannot_be_registered(RunConfig())
     whole = RunConfig.model_validate({"training": {"method": "full"}})
     with pytest.raises(UserError, match="cannot evaluate or register a whole model"):
-        refuse_full_training(whole)
+        refuse_what_cannot_be_registered(whole)
 
 
 def test_a_deleted_alias_is_told_before_the_training(tmp_path: Path) -> None:

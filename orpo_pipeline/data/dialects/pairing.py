@@ -70,6 +70,8 @@ def assemble(
     if scores is None:
         scores = scores_of(row)
     prompt, chosen, rejected = split_prompt(prompt, chosen, rejected)
+    if prompt and prompt[0].role == "system" and not prompt[0].content.strip():
+        prompt = prompt[1:]  # as an empty column it would be no turn either
     if "system" in row:
         prompt = with_system(prompt, optional_text_of(row, "system"))
     source = source_of(row.get("source")) if "source" in row else ""

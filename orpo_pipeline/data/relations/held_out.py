@@ -62,7 +62,7 @@ def barred_prompts(folder: Path, except_key: str | None = None) -> pl.Series:
 
 def _read(path: Path) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:
         raise _damaged(path, str(error)) from error
     if frame.schema != pl.Schema(SCHEMA):

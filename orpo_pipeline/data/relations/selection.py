@@ -61,7 +61,9 @@ def load_rows(blocks: Sequence[StoredBlock]) -> pl.DataFrame:
         }
     )[shard]
     starts = (np.cumsum(counts) - counts)[shard]
-    rows = pl.read_parquet([block.folder / INDEX for block in blocks], columns=list(NARROW))
+    rows = pl.read_parquet(
+        [block.folder / INDEX for block in blocks], columns=list(NARROW), glob=False
+    )
     return rows.select(
         pl.Series("shard", shard),
         pl.Series("position", np.arange(rows.height) - starts, dtype=pl.UInt32),
@@ -199,9 +201,11 @@ class Selection:
         return np.frombuffer(joined, dtype="<u8").reshape(-1, BANDS)
 
     def _texts(self, some: pl.DataFrame, items: Indices, side: str) -> list[str]:
-        """One side's texts of rows: the contents of all its turns, line by line."""
+        """One side's texts of rows, as `checking.conversation_text` makes them."""
         places = some[items].select("shard", "position").with_row_index("item")
-        content = pl.col(side).list.eval(pl.element().struct.field("content")).list.join("\n")
+        turn = pl.element().struct
+        spoken = turn.field("content").filter(turn.field("role") != "system")
+        content = pl.col(side).list.eval(spoken).list.join("\n")
         parts = [
             read_few_rows(self._blocks[int(str(number))].folder, part["position"], (side,)).select(
                 item=part["item"], text=content

@@ -61,7 +61,9 @@ class Verdicts:
 
 def _known(folder: Path) -> pl.DataFrame:
     found = [
-        pl.read_parquet(one / PAIRS) for one in _newest_first(folder)[:KEPT] if is_complete(one)
+        pl.read_parquet(one / PAIRS, glob=False)
+        for one in _newest_first(folder)[:KEPT]
+        if is_complete(one)
     ]
     return pl.concat([pl.DataFrame(schema=SCHEMA), *found]).unique(["first", "second"])
 

@@ -29,7 +29,9 @@ FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e007a]{3,6}\U000e007f")
 """England, Scotland, Wales and other regions are spelt out in hidden letters after a black flag."""
 
 ROLE_MARKER = re.compile(
-    r"^[^\S\n]*(?:###\s*(?:Human|User|Assistant|Instruction|Response)\b|(?:Human|Assistant):)",
+    # A heading may begin with such a word: ### User interface.
+    r"^[^\S\n]*(?:###\s*(?:Human|User|Assistant|Instruction|Response)(?=[^\S\n]*(?::|$))"
+    r"|(?:Human|Assistant):)",
     re.MULTILINE,  # `\s*` at the start would run over empty lines, for minutes where there are many
 )
 ROLE_MARKER_HINTS = ("###", "Human:", "Assistant:")

@@ -49,7 +49,7 @@ def _json(asked: str, answer: str) -> bool | None:
     fenced = FENCED.search(answer)
     try:
         json.loads(fenced.group(1) if fenced else answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -48,8 +48,8 @@ class Question:
 def read_questions(evaluation: Path, against: str) -> list[Question]:
     """The greedy answers that the evaluate stage kept: the candidate's and one reference's."""
     answers = json.loads((evaluation / GENERATIONS).read_text(encoding="utf-8"))
-    groups = pl.read_parquet(evaluation / ANSWERS, columns=["group"])["group"]
-    pairs = pl.read_parquet(evaluation / SCORES, columns=["group", "new"])
+    groups = pl.read_parquet(evaluation / ANSWERS, columns=["group"], glob=False)["group"]
+    pairs = pl.read_parquet(evaluation / SCORES, columns=["group", "new"], glob=False)
     old = set(pairs.filter(~pl.col("new").fill_null(False))["group"])
     return [
         Question(row["prompt"], row["candidate"], row[against], str(group), group not in old)

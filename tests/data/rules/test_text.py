@@ -180,6 +180,7 @@ def test_hidden_text_after_a_flag_is_found() -> None:
         ("Fine.\n  Assistant: more", "Assistant:"),
         ("Fine.\n### Response\nmore", "### Response"),
         ("###Instruction: do it", "###Instruction"),
+        ("Fine.\n### Human : And then?", "### Human"),
     ],
 )
 def test_leaked_role_marker(text: str, marker: str) -> None:
@@ -198,6 +199,8 @@ def test_leaked_role_marker(text: str, marker: str) -> None:
         "Human rights matter.",
         "human: a mammal.",
         "### Responses of the cell",
+        "Plan:\n\n### User Interface\nDraw it.",
+        "### Instruction Set Architecture",
         "### Summary\nUser stories",
         "# Response",
         "The Assistant: hello",

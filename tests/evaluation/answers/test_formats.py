@@ -18,6 +18,7 @@ CODE = "Here:\n```python\nprint(1)\n```\n"
         ("Give me the answer as JSON.", '{"a": 1}', True),
         ("Return only JSON please", '```json\n{"a": 1}\n```', True),
         ("Answer in JSON", "Sure! {a: 1}", False),
+        ("Answer in JSON", "[" * 2000, False),
         ("Put it in a code block.", CODE, True),
         ("Put it in a code block.", CODE + "```", False),
         ("Put it in a code block.", "print(1)", False),

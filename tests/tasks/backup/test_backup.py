@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tarfile
@@ -137,6 +138,27 @@ def places_that_name(database: Path, folder: str) -> set[tuple[str, str]]:
                 if connection.execute(query, [f"{folder}/"]).fetchone()[0]:
                     found.add((table, column))
     return found
+
+
+@pytest.mark.parametrize("name", ["c#", "50%41 [x]?"])
+def test_any_name_of_the_state_folder(small: Path, tmp_path: Path, name: str) -> None:
+    """SQLite takes addresses, in which some characters mean something."""
+    home = small.rename(tmp_path / name)
+    write_backup(home, tmp_path / "b.tar")
+    restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    with closing(sqlite3.connect(tmp_path / "back" / "mlflow" / "mlflow.db")) as database:
+        assert database.execute("select count(*) from facts").fetchone() == (20,)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["b.tar", "back", name])
+
+
+def test_who_may_read_a_file_is_kept(small: Path, tmp_path: Path) -> None:
+    (small / "mlflow" / "accounts.ini").write_text("secret")
+    (small / "mlflow" / "accounts.ini").chmod(0o600)
+    write_backup(small, tmp_path / "b.tar")
+    restore_backup(tmp_path / "b.tar", tmp_path / "back")
+    restored = tmp_path / "back" / "mlflow" / "accounts.ini"
+    assert stat.S_IMODE(restored.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "back").stat().st_mode) == 0o700
 
 
 def test_files_that_share_their_bytes_still_do(tmp_path: Path) -> None:
