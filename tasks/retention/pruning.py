@@ -17,6 +17,7 @@ from schemas.retention_config import RetentionConfig
 from tasks.retention.versions import (
     delete_weights,
     prepared_ids,
+    require_its_store,
     results_folder,
     sort_versions,
     what_stays,
@@ -31,7 +32,8 @@ RESULTS = "results of Prefect's tasks"
 def prune_home(config: RunConfig, home: Path, dry_run: bool = False) -> PruneResult:
     """Remove what nothing needs, or only say what that is.
 
-    Raises InUse while a run is at work, EnvironmentFault where the registry or the disk fails.
+    Raises InUse while a run is at work, UserError for a store without the models that were trained
+    here, EnvironmentFault where the registry or the disk fails.
     """
     with (
         nullcontext() if dry_run else not_in_use(home),
@@ -42,6 +44,7 @@ def prune_home(config: RunConfig, home: Path, dry_run: bool = False) -> PruneRes
 
 def _prune(tracker: Tracker, config: RetentionConfig, dry_run: bool) -> PruneResult:
     home = tracker.home
+    require_its_store(tracker)
     versions = sort_versions(tracker, config)
     unused = find_unused(home, what_stays(tracker, versions, config), config)
     unused += [Unused(RESULTS, folder) for folder in _old_results(home, config)]

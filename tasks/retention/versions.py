@@ -6,15 +6,16 @@ from pathlib import Path
 
 from orpo_pipeline.adapter_files import WEIGHTS
 from orpo_pipeline.retention.unused import Kept, open_adapters
-from orpo_pipeline.retraining.watermark import newest_training
+from orpo_pipeline.retraining.watermark import WATERMARKS, newest_training
 from schemas.config import RegistryConfig
+from schemas.errors import UserError
 from schemas.promotion import PromotionState
 from schemas.retention_config import RetentionConfig
 from tasks.promotion_history import last_counted, now_utc, read_history
 from tasks.tracking import ADAPTER_TAG, RECORDED_TAG, Tracker
 from tasks.tracking_models import delete_files
 from tasks.version_tags import PREPARED_TAG, PRUNED_TAG
-from tasks.versions import Version, all_pages, list_versions
+from tasks.versions import Version, all_pages, find_aliases, list_versions
 
 LARGE_FILES = (WEIGHTS, "tokenizer.json", "tokenizer.model")
 """What a pruned version loses. Its card, settings and chat template stay."""
@@ -28,6 +29,24 @@ class RegisteredVersions:
 
     kept: tuple[Version, ...]
     others: tuple[Version, ...]
+
+
+def require_its_store(tracker: Tracker) -> None:
+    """Raise UserError where this is not the store that the state folder's versions are in.
+
+    By another one everything would be unused.
+    """
+    folders = (tracker.home / WATERMARKS).glob("[!.]*")
+    for name in sorted(folder.name for folder in folders if folder.is_dir()):
+        trained = newest_training(tracker.home, name)
+        if trained and find_aliases(_of_model(tracker, name)) is None:
+            raise UserError(
+                f"Version {trained.version} of {name} was trained here, and {tracker.uri} has no "
+                "such model.",
+                "the MLflow store that this state folder's versions are registered in.",
+                "Set MLFLOW_TRACKING_URI or registry.tracking_uri to it; or, if the model was "
+                f"deleted on purpose, remove {tracker.home / WATERMARKS / name}.",
+            )
 
 
 def sort_versions(tracker: Tracker, config: RetentionConfig) -> RegisteredVersions:

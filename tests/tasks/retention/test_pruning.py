@@ -1,6 +1,7 @@
 """Pruning against a real registry: which versions stay, and what one that is pruned still says."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.retention.use import InUse, in_use
 from orpo_pipeline.retraining.watermark import commit_watermark
 from orpo_pipeline.stages import is_complete
-from schemas.config import RunConfig
+from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import UserError
 from schemas.retention import PruneResult
 from schemas.retention_config import RetentionConfig
+from tasks.home import mlflow_store
 from tasks.promotion import commit
 from tasks.promotion_history import append
 from tasks.promotion_requests import promote_by_hand
@@ -94,6 +96,17 @@ def test_a_dry_run_and_a_run_at_work_remove_nothing(site: Site) -> None:
     with in_use(site.home), pytest.raises(InUse):
         prune_home(site.config, site.home)
     assert set(before) <= {*site.home.rglob("*")}
+
+
+def test_a_store_without_our_model_prunes_nothing(site: Site, tmp_path: Path) -> None:
+    commit_watermark(site.home, watermark([seen("a")], model_name="tiny", version="3"))
+    elsewhere = {"tracking_uri": mlflow_store(tmp_path), "model_name": "tiny"}
+    config = site.config.model_copy(update={"registry": RegistryConfig.model_validate(elsewhere)})
+    before = adapters(site)
+    with pytest.raises(UserError, match="has no such model"):
+        prune_home(config, site.home)
+    assert adapters(site) == before
+    shutil.rmtree(site.home / "watermarks")
 
 
 def test_by_default_versions_stay_whole_and_their_rows_known(site: Site, tmp_path: Path) -> None:
