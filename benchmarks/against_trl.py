@@ -82,7 +82,7 @@ def _summary(results: list[Result]) -> Result:
 
 def compare_ids(trl: Path, prepared: Path) -> dict[str, int]:
     """For every row that we keep, whether TRL has the same ids, or else why not."""
-    theirs = pl.read_parquet(trl)
+    theirs = pl.read_parquet(trl, glob=False)
     return dict(Counter(_difference(*row) for row in _aligned(theirs, prepared)))
 
 
@@ -91,13 +91,17 @@ def _aligned(theirs: pl.DataFrame, prepared: Path) -> Any:
     from orpo_pipeline.data.prepared_files import TOKEN_COLUMNS, read_shard_rows, shard_name
 
     kept = pl.concat(
-        pl.read_parquet(prepared / f"{split}.parquet", columns=["shard", "position", "origin_row"])
+        pl.read_parquet(
+            prepared / f"{split}.parquet", columns=["shard", "position", "origin_row"], glob=False
+        )
         for split in ("train", "eval")
     )
     for (number,), part in kept.group_by("shard", maintain_order=True):
         shard = prepared / "shards" / shard_name(int(str(number)))
         ours = read_shard_rows(shard, part["position"], TOKEN_COLUMNS)
-        index = pl.read_parquet(shard / "index.parquet", columns=["notes"])[part["position"]]
+        index = pl.read_parquet(shard / "index.parquet", columns=["notes"], glob=False)[
+            part["position"]
+        ]
         other = theirs[part["origin_row"].cast(pl.Int64) - 1]
         for mine, his, (notes,) in zip(
             ours.iter_rows(), other.select(IDS).iter_rows(), index.iter_rows(), strict=True

@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--source", type=Path, required=True, help="Pairs for the sizes of steps.")
     parser.add_argument("--long-source", type=Path, required=True, help="Pairs for the lengths.")
-    parser.add_argument("--ways", default="packed,tuned", help="Of training.py, with commas.")
+    parser.add_argument("--ways", default="packed,tuned-sdpa", help="Of training.py, with commas.")
     parser.add_argument("--steps", type=int, default=2, help="Measured steps of each length.")
     parser.add_argument("--output", type=Path, default=Path("curves.json"))
     parser.add_argument("--figure", type=Path, default=FIGURE)

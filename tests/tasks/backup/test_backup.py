@@ -217,7 +217,7 @@ def test_what_a_killed_restore_left_is_removed_and_a_living_ones_stays(
     write_backup(small, file)
     left, at_work, other = (
         tmp_path / f".{name}.restore.1.{digits}"
-        for name, digits in (("back", "0a"), ("back", "0b"), ("back2", "0c"))
+        for name, digits in (("back", "0a" * 4), ("back", "0b" * 4), ("back2", "0c" * 4))
     )
     for folder in (left, at_work, other):
         folder.mkdir()
