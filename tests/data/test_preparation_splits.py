@@ -116,7 +116,7 @@ def test_prompts_of_a_replaced_evaluation_file_stay_barred(
 def test_prompts_that_share_a_long_system_turn_are_not_near_equal(prepare_rows: Prepare) -> None:
     system = {"role": "system", "content": " ".join(f"rule-{n} says so" for n in range(90))}
     rows = [pair_row(n, prompt=[system, *pair_row(n)["prompt"]]) for n in range(40)]
-    prepared = prepare_rows(rows)
+    prepared = prepare_rows(rows, chat={"max_length": 1024})
     check_account(prepared)
     assert prepared.rows_quarantined == 0
     assert min(prepared.train_pairs, prepared.eval_pairs) > 0
