@@ -38,8 +38,9 @@ def printed(champion: ModelFigures | None, smallest: float | None) -> str:
 @pytest.mark.parametrize("champion", [None, model(0.6, "3")])
 def test_figures_stand_beside_their_intervals(champion: ModelFigures | None) -> None:
     text = printed(champion, 0.063)
-    assert "68 held-out pairs in 66 prompt groups; a change of pair accuracy" in text
-    assert "by less than 6.3 points would probably go unseen" in text
+    title = " ".join(text.split("┏")[0].split())
+    assert "68 held-out pairs in 66 prompt groups; a change of pair accuracy by less" in title
+    assert "than 6.3 points would probably go unseen" in title
     assert "62.5% [52.5%, 72.5%]" in text
     assert ("60.0% [50.0%, 70.0%]" in text) is (champion is not None)
     (loss,) = (line for line in text.splitlines() if "ORPO loss" in line)

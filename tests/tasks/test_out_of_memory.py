@@ -165,6 +165,7 @@ def test_a_process_that_the_kernel_killed_for_memory_had_no_memory(
     assert not isinstance(caught.value, OutOfMemory)
 
 
+@pytest.mark.slow
 def test_killed_while_it_loads_no_smaller_pass_is_tried(
     train_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ def test_galore_keeps_less(full_job: MakeJob, tmp_path: Path) -> None:
     assert (49_152, 64) in sizes["galore_adamw"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_published_model_is_an_ordinary_one(full_job: MakeJob, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

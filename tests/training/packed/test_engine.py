@@ -154,9 +154,9 @@ def test_every_choice_takes_steps(
     ("chosen", "bound"),
     [
         # bf16 keeps 8 bits: 2^-9 of a value a rounding; of logits near 0 less.
-        ({"dtype": "bfloat16"}, 2e-3),
+        pytest.param({"dtype": "bfloat16"}, 2e-3, marks=pytest.mark.slow),
         # 4 bits of each weight of a model whose logits are near 0.
-        ({"quantization": "nf4"}, 5e-3),
+        pytest.param({"quantization": "nf4"}, 5e-3, marks=pytest.mark.slow),
         ({"quantization": "nf4", "dtype": "bfloat16"}, 7e-3),
     ],
     ids=["bf16", "nf4", "nf4-bf16"],
