@@ -12,6 +12,7 @@ docs/images.
 import argparse
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,55 @@ SIZES = (2, 4, 8, 16)
 SAME = max(SIZES)  # pairs that warm up, and pairs that are measured, whatever the step
 
 
+@dataclass(frozen=True)
+class Place:
+    """One run of each way."""
+
+    curve: str
+    at: int
+    """Where on the curve's axis."""
+    source: Path
+    max_length: int
+    pairs: int
+    """Of a step."""
+    warm_steps: int
+    steps: int
+    """Measured ones."""
+
+
 def main() -> None:
     given = _arguments()
-    lengths = [(LENGTH, given.long_source, n, 4, n, 1, given.steps) for n in LENGTHS]
-    sizes = [(PAIRS, given.source, 512, n, n, SAME // n, SAME // n) for n in SIZES]
+    lengths = [Place(LENGTH, n, given.long_source, n, 4, 1, given.steps) for n in LENGTHS]
+    sizes = [Place(PAIRS, n, given.source, 512, n, SAME // n, SAME // n) for n in SIZES]
     points: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="curves-") as home:
-        for curve, source, max_length, pairs, at, warm, steps in [*lengths, *sizes]:
+        for place in [*lengths, *sizes]:
             for way in given.ways.split(","):
-                config = merged(_config(source, max_length, pairs, warm + steps), WAYS[way])
-                job = {"kind": "train", "config": config, "home": home, "warm_steps": warm}
+                job = {
+                    "kind": "train",
+                    "config": merged(_config(place), WAYS[way]),
+                    "home": home,
+                    "warm_steps": place.warm_steps,
+                }
                 ran = run_job(job, jobs=JOBS, watched=False)
                 rate, peak = ran["pairs"] / ran["cpu"], ran["peak"] / MIB
-                points.append({"curve": curve, "way": way, "at": at, "rate": rate, "peak": peak})
+                where = {"curve": place.curve, "way": way, "at": place.at}
+                points.append({**where, "rate": rate, "peak": peak})
                 print(points[-1], flush=True)
                 given.output.write_text(json.dumps(points, indent=1), encoding="utf-8")
     _draw(points, given.figure)
 
 
-def _config(source: Path, max_length: int, pairs: int, steps: int) -> Result:
+def _config(place: Place) -> Result:
     return {
-        "data": {"source": str(source), "max_quarantined_share": 1.0},
-        "chat": {"max_length": max_length},
+        "data": {"source": str(place.source), "max_quarantined_share": 1.0},
+        "chat": {"max_length": place.max_length},
         "model": {"base_model": "embedded", "quantization": "nf4"},
-        "training": {"batch_size": pairs, "max_steps": steps, "eval_pairs": 0},
+        "training": {
+            "batch_size": place.pairs,
+            "max_steps": place.warm_steps + place.steps,
+            "eval_pairs": 0,
+        },
     }
 
 

@@ -106,8 +106,9 @@ def require_same_template(champion: Champion, tokenizer: Path) -> None:
 
     It would read prompts that it has never seen so, and be easy to beat.
     """
-    theirs, ours = champion.path / CHAT_TEMPLATE, tokenizer / CHAT_TEMPLATE
-    if not (theirs.is_file() and ours.is_file()) or theirs.read_bytes() == ours.read_bytes():
+    files = champion.path / CHAT_TEMPLATE, tokenizer / CHAT_TEMPLATE
+    theirs, ours = (file.read_bytes() if file.is_file() else None for file in files)
+    if theirs == ours:
         return
     raise UserError(
         f"The champion (version {champion.version}) was trained under another chat template than "

@@ -5,12 +5,11 @@ Importing either takes seconds and memory that a supervisor should not need.
 
 import json
 import os
-import sys
 import time
 import uuid
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException, InvalidURL
@@ -182,9 +181,11 @@ def activity_kept(api: str) -> Iterator[None]:
     before = read_activity(api)
     try:
         yield
-    finally:
-        with suppress(EnvironmentFault) if sys.exc_info()[1] else nullcontext():
+    except BaseException:
+        with suppress(EnvironmentFault):  # what failed first is what matters
             restore_activity(api, before)
+        raise
+    restore_activity(api, before)
 
 
 def read_activity(api: str) -> dict[tuple[str, str], bool]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from rows import pair_row, write_rows
+from tiny_models import write_tiny_model
 from versions import Versions, make_versions
 
-from orpo_pipeline.base_model import embedded_gguf
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.planning.hardware import probe_hardware
 from orpo_pipeline.planning.plan import plan_training
@@ -38,31 +38,7 @@ def no_store_of_another_test() -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a 2-layer Llama with SmolLM2's tokenizer and template, fp32, seeded."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    gguf = embedded_gguf()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.pad_token = "<|endoftext|>"
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_tiny_model(tmp_path_factory.mktemp("tiny-llama"), "Llama")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from orpo_pipeline.evaluation.generation import answer_prompts
 from orpo_pipeline.evaluation.measuring import add_odds
 from orpo_pipeline.evaluation.scoring import PairScore, score_pairs
 from orpo_pipeline.evaluation.statistics.pair_figures import FORMULAS
-from orpo_pipeline.stages import is_complete
+from orpo_pipeline.stages import is_complete, seal
 from orpo_pipeline.training.qlora import attach_saved_adapter, load_base
 from schemas.errors import PipelineError
 from schemas.jobs import EvaluateJob, TrainJob
+from schemas.results import PreparedData
 from schemas.tokens import TokenizedPair
 
 MakeJob = Callable[..., TrainJob]
@@ -93,6 +95,23 @@ def test_report_is_complete_and_reused(evaluate_job: Callable[..., EvaluateJob])
 
     again = evaluate(job, lambda *_: pytest.fail("it was evaluated again"))
     assert again == report.model_copy(update={"reused": True})
+
+
+def test_other_groups_of_the_same_rows_are_another_evaluation(
+    evaluate_job: Callable[..., EvaluateJob], tmp_path: Path
+) -> None:
+    job = evaluate_job()
+    copy = shutil.copytree(job.prepared.path, tmp_path / "prepared")
+    same = job.prepared.model_copy(update={"path": copy})
+
+    def folder(prepared: PreparedData) -> Path:
+        return evaluation_folder(job.config, prepared, job.plan, job.adapter, job.home)
+
+    assert folder(same) == folder(job.prepared)
+    rows = pl.read_parquet(copy / "eval.parquet", glob=False)
+    rows.with_columns(group=pl.col("group") + 1).write_parquet(copy / "eval.parquet")
+    seal(copy)
+    assert folder(same) != folder(job.prepared)
 
 
 def test_max_pairs_takes_the_first_by_row_id(evaluate_job: Callable[..., EvaluateJob]) -> None:

@@ -116,6 +116,14 @@ def test_a_packed_pass_holds_the_longest_pair_whatever_the_budget() -> None:
     assert packed_pass(ROUND, 16, TEN).tokens == 16
 
 
+def test_logits_of_a_large_vocabulary_by_hand() -> None:
+    """256 tokens a chunk at least; capped, with the slopes of that."""
+    words = ROUND.model_copy(update={"vocab_size": 256_000})
+    assert packed_pass(words, 30, TEN).logit_bytes == 2.5 * 256 * 256_000 * 4
+    capped = words.model_copy(update={"architecture": "Gemma2ForCausalLM"})
+    assert packed_pass(capped, 30, TEN).logit_bytes == 4.5 * 256 * 256_000 * 4
+
+
 def test_every_weight_trained_by_hand() -> None:
     def need(**changes: Any) -> Any:
         made = setup(method="full", quantization="none", galore_rank=8, **changes)

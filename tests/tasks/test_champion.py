@@ -124,6 +124,9 @@ def test_a_champion_of_another_chat_template_is_refused(tracker: Tracker, tmp_pa
     (tmp_path / "chat_template.jinja").write_text("{{ messages[-1] }}")
     with pytest.raises(UserError, match="another chat template"):
         require_same_template(champion, tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="another chat template"):
+        require_same_template(champion, tmp_path)
 
 
 def test_a_champion_of_another_base_model_is_refused(tracker: Tracker) -> None:

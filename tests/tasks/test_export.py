@@ -10,9 +10,12 @@ import mlflow
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from tiny_models import write_tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from versions import Versions, make_versions
 
+from orpo_pipeline.data.lineage import prepared_stages, stage_rows
+from orpo_pipeline.data.row_lists import FACTS, keep_row_list
 from orpo_pipeline.export import drift
 from schemas.config import RunConfig
 from schemas.errors import EnvironmentFault, UserError
@@ -87,25 +90,11 @@ def test_merged_nf4_answers_as_its_adapter_did(nf4_versions: Versions, tmp_path:
 
 
 def test_a_model_without_fused_attention_is_merged_and_answers(
-    tiny_model: Path, probe: Probe, tmp_path: Path
+    probe: Probe, tmp_path: Path
 ) -> None:
     """Gemma 2 caps its scores, for which transformers has eager attention alone."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    settings = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Gemma2ForCausalLM(settings).save_pretrained(tmp_path / "gemma")
-    tokenizer.save_pretrained(tmp_path / "gemma")
-    versions = make_versions(tmp_path, tmp_path / "gemma", probe)
+    gemma = write_tiny_model(tmp_path / "gemma", "Gemma2", head_dim=16)
+    versions = make_versions(tmp_path, gemma, probe)
     registered, _ = versions.register(1)
     done = run_export(versions, tmp_path / "out", merge=True, pairs=2)
     assert done.drift is not None
@@ -126,13 +115,19 @@ def test_weights_that_drifted_are_refused_unless_forced(
     assert run_export(two_versions, tmp_path / "out", merge=True, pairs=2, force=True).drift
 
 
+@pytest.mark.parametrize("pruned", [True, False])
 def test_without_its_own_pairs_the_packaged_ones_are_taken_and_named(
-    two_versions: Versions, tmp_path: Path
+    two_versions: Versions, tmp_path: Path, pruned: bool
 ) -> None:
+    """The state folder knows nothing of the version, or the ids of its rows alone."""
     config = two_versions.config.model_dump()
     config["registry"]["tracking_uri"] = two_versions.tracker().uri
     elsewhere = RunConfig.model_validate(config)
     request = ExportRequest(tmp_path / "out", merge=True, pairs=3)
+    if pruned:
+        (stage,) = prepared_stages(two_versions.home)
+        facts = {name: getattr(stage, name) for name in FACTS}
+        keep_row_list(tmp_path / "home", stage_rows(stage.folder), facts)
     done = export_version(elsewhere, tmp_path / "home", "1", request, lambda _: None)
     assert done.drift is not None and done.drift.pairs == 3
     assert "packaged" in done.drift.pairs_from

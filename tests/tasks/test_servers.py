@@ -33,7 +33,14 @@ from tasks.doctor.services import check_servers
 from tasks.home import mlflow_artifacts, mlflow_database, mlflow_store
 from tasks.process_group import find_processes
 from tasks.recovery import restarts
-from tasks.recovery.flow_runs import LIMIT, Outcome, crash_silent_runs, release_slots, settle
+from tasks.recovery.flow_runs import (
+    LIMIT,
+    Outcome,
+    crash_silent_runs,
+    release_slots,
+    settle,
+    still_left,
+)
 from tasks.recovery.owner import OWNER_TAG, Owner, this_process
 from tasks.servers import run_servers, running_prefect_api
 
@@ -174,6 +181,11 @@ def test_resumed_schedule_creates_runs(up: Up) -> None:
     runs = wait_for(lambda: prefect_api.call(up.api, "POST", "/flow_runs/filter", wanted), 60)
     assert all(run["auto_scheduled"] for run in runs)
     assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+    with pytest.raises(ZeroDivisionError), prefect_api.activity_kept(up.api):
+        prefect_api.call(up.api, "PATCH", path, {"active": False})  # as deploying does
+        raise ZeroDivisionError
+    (schedule,) = up.deployment("nightly")["schedules"]
+    assert schedule["active"] is True
 
 
 def test_run_recorded_without_a_server_is_served(up: Up, tmp_path: Path) -> None:
@@ -354,10 +366,13 @@ def test_a_run_is_given_up_when_it_dies_again_and_again(up: Up, no_run_starts: N
     assert outcomes == [*[Outcome.CONTINUED] * LIMIT, Outcome.GIVEN_UP]
     found = flow_run(up, run)
     assert (found["state_type"], found["state_name"]) == ("CRASHED", "GivenUp")
+    assert list(still_left(up.api, [found, found])) == [found]
     assert "Cut off 4 times, and not continued any more: Exit code -9." in found["state"]["message"]
     set_state(up, run, {"type": "SCHEDULED", "name": "AwaitingRetry"})
     set_state(up, run, state)
     assert settle(up.api, flow_run(up, run)) == Outcome.CONTINUED
+    set_state(up, run, {"type": "COMPLETED"})
+    assert list(still_left(up.api, [found])) == []  # it ended after it was looked at
     prefect_api.call(up.api, "DELETE", f"/flow_runs/{run}")
 
 

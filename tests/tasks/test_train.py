@@ -20,6 +20,9 @@ def test_the_main_job_trains_adapters() -> None:
     whole = RunConfig.model_validate({"training": {"method": "full"}})
     with pytest.raises(UserError, match="cannot evaluate or register a whole model"):
         refuse_what_cannot_be_registered(whole)
+    head = RunConfig.model_validate({"lora": {"target_modules": ["q_proj", "lm_head"]}})
+    with pytest.raises(UserError, match="target_modules names lm_head"):
+        refuse_what_cannot_be_registered(head)
 
 
 def test_a_deleted_alias_is_told_before_the_training(tmp_path: Path) -> None:

@@ -31,6 +31,19 @@ def test_a_client_with_a_token_of_its_own_does_not(
     assert "planted" not in str(service_environment(tmp_path))
 
 
+def test_an_empty_setting_is_none_and_one_of_another_server_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for `up`, whose servers have this login and no other."""
+    monkeypatch.setenv("ORPO_AUTH", LOGIN)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
+    assert service_environment(tmp_path)["PREFECT_API_AUTH_STRING"] == LOGIN
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ann:before")
+    assert service_environment(tmp_path)["PREFECT_API_AUTH_STRING"] == "ann:before"
+    login = configured_login()
+    assert login is not None and login.client_settings()["PREFECT_API_AUTH_STRING"] == LOGIN
+
+
 def test_it_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "login"
     file.write_text(f"{LOGIN}\n")

@@ -78,8 +78,8 @@ def test_an_unfinished_training_is_no_problem(tmp_path: Path) -> None:
 
 @pytest.fixture
 def mlflow(tmp_path: Path) -> Database:
-    """MLflow's, with the schema of the installed version and some pages."""
-    database, _ = databases(tmp_path)
+    """MLflow's, with the installed version's schema, where the path would cut an address short."""
+    database, _ = databases(tmp_path / "c#")
     database.path.parent.mkdir(parents=True)
     _, (newest,) = known_revisions(database)
     with closing(sqlite3.connect(database.path)) as connection, connection:
