@@ -17,6 +17,7 @@ from tasks.tracking import Tracker
 from tasks.versions import SERVING
 
 WEIGHTS = "adapter_model.safetensors"
+TEMPLATE = "chat_template.jinja"
 SERVING_TEXT = ServingSettings(
     base_model="base",
     base_is_local=True,
@@ -55,6 +56,7 @@ class Site:
             SERVING: SERVING_TEXT,
             "README.md": "# Card",
             "adapter_config.json": json.dumps(adapter_config(self.config)),
+            TEMPLATE: (prepared.path / "tokenizer" / TEMPLATE).read_text(),
         }
         uri, model_id = tracker.log_model(run_id, files, texts, ("torch",))
         tags = {
