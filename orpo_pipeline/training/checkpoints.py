@@ -1,4 +1,4 @@
-"""Training checkpoints: sealed with a manifest, newest good one found, old ones pruned."""
+"""Training checkpoints: published whole, newest good one found, old ones pruned."""
 
 import json
 import logging
@@ -6,30 +6,37 @@ import re
 import shutil
 from pathlib import Path
 
-from orpo_pipeline.stages import MANIFEST, is_complete, seal
+from orpo_pipeline.stages import MANIFEST, is_complete, publish
 
 KEPT = 2
+WRITING = "writing"
+"""Folder, in that of a training, in which the Trainer writes what does not count yet."""
 NAME = re.compile(r"checkpoint-(\d+)")
 
 log = logging.getLogger(__name__)
 
 
-def seal_checkpoint(folder: Path) -> None:
-    """Make a written checkpoint count, then remove all but the newest few.
+def publish_checkpoint(work: Path, step: int) -> None:
+    """Make what the Trainer wrote of a step count, then remove all but the newest few.
 
-    The Trainer writes in place; until the manifest stands, a crash leaves a folder that
-    `newest_checkpoint` does not take. The age is the step in the name, not the clock's.
+    A crash before that leaves a folder where `newest_checkpoint` does not look. The age of a
+    checkpoint is the step in its name, not the clock's.
     """
+    written = work / WRITING / f"checkpoint-{step}"
     # A pickle of the arguments that nothing reads: we build the arguments from the config.
-    (folder / "training_args.bin").unlink(missing_ok=True)
-    seal(folder)
-    for old in _by_age(folder.parent)[:-KEPT]:
+    (written / "training_args.bin").unlink(missing_ok=True)
+    publish(written, work / written.name)
+    for old in _by_age(work)[:-KEPT]:
         shutil.rmtree(old)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose every file is as it was written; broken ones leave its name."""
-    for checkpoint in reversed(_by_age(folder)):
+def newest_checkpoint(work: Path) -> Path | None:
+    """The newest checkpoint whose every file is as it was written.
+
+    Broken ones leave their names, half-written ones the disk.
+    """
+    shutil.rmtree(work / WRITING, ignore_errors=True)
+    for checkpoint in reversed(_by_age(work)):
         if is_complete(checkpoint):
             return checkpoint
         log.warning("%s is incomplete or damaged and is not used", checkpoint.name)
@@ -37,12 +44,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def newest_step(folder: Path) -> int:
+def newest_step(work: Path) -> int:
     """The step of the newest checkpoint that was sealed; 0 when there is none.
 
     Its files are not looked at, and nothing is removed: another process may be writing there.
     """
-    sealed = [path for path in _by_age(folder) if (path / MANIFEST).is_file()]
+    sealed = [path for path in _by_age(work) if (path / MANIFEST).is_file()]
     return checkpoint_step(sealed[-1]) if sealed else 0
 
 
@@ -58,6 +65,6 @@ def checkpoint_step(folder: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _by_age(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name)]
+def _by_age(work: Path) -> list[Path]:
+    found = [path for path in work.glob("checkpoint-*") if NAME.fullmatch(path.name)]
     return sorted(found, key=checkpoint_step)

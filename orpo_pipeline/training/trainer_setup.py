@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from orpo_pipeline.training.checkpoints import (
+    WRITING,
     checkpoint_step,
     is_last,
-    seal_checkpoint,
+    publish_checkpoint,
 )
 from orpo_pipeline.training.engine import EngineRun
 from orpo_pipeline.training.held_out import HeldOutPairs
@@ -58,7 +59,7 @@ def common_arguments(training: TrainingConfig, plan: TrainingPlan, work: Path) -
     }
     return {
         **(galore if plan.optimizer.value == "galore_adamw" else {}),
-        "output_dir": str(work),
+        "output_dir": str(work / WRITING),
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
         "warmup_steps": training.warmup,
@@ -115,7 +116,7 @@ def _reporting(run: EngineRun, guard: StepGuard, autocast: Callable[[], Any] = n
     held_out = HeldOutPairs(run)
 
     class Reporting(TrainerCallback):
-        """Figures out, checkpoints sealed, stops obeyed."""
+        """Figures out, checkpoints published, stops obeyed."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             guard.resume(state.log_history)
@@ -137,11 +138,11 @@ def _reporting(run: EngineRun, guard: StepGuard, autocast: Callable[[], Any] = n
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
             require_finite_weights(state.global_step, model.parameters())
-            # Every rank has written its part; one seals, and none goes on before that.
+            # Every rank has written its part; one publishes, and none goes on before that.
             if args.world_size > 1:
                 dist.barrier()
             if state.is_world_process_zero:
-                seal_checkpoint(run.work / f"checkpoint-{state.global_step}")
+                publish_checkpoint(run.work, state.global_step)
             if args.world_size > 1:
                 dist.barrier()
 

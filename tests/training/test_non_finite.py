@@ -17,8 +17,7 @@ from engines import build_model, idle_run, run_engine
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.prepared_files import TRAIN, read_pairs
-from orpo_pipeline.stages import MANIFEST
-from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.checkpoints import WRITING, newest_step
 from orpo_pipeline.training.non_finite import (
     GRADIENT_NORM,
     LOSS,
@@ -207,7 +206,7 @@ def test_weights_that_are_not_finite_are_never_sealed(make_job: MakeJob, tmp_pat
     job = make_job(training={"max_steps": 1})
     model = build_model(job)
     run_engine(job, model, tmp_path)
-    (tmp_path / "checkpoint-1" / MANIFEST).unlink()
+    (tmp_path / "checkpoint-1").rename(tmp_path / WRITING / "checkpoint-1")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     with torch.no_grad():
         trained[-1][-1, -1] = math.inf

@@ -12,8 +12,7 @@ import torch
 from engines import build_model, idle_run, run_engine
 from safetensors.torch import load_file
 
-from orpo_pipeline.stages import MANIFEST
-from orpo_pipeline.training.checkpoints import newest_checkpoint, newest_step
+from orpo_pipeline.training.checkpoints import WRITING, newest_checkpoint, newest_step
 from orpo_pipeline.training.non_finite import StepGuard
 from orpo_pipeline.training.trainer_setup import _reporting
 from schemas.jobs import TrainJob
@@ -138,7 +137,7 @@ def test_shares_of_layers_train_as_whole_ones(
     assert all("lora_" in name for name in saved)
 
 
-def test_only_the_first_rank_seals_a_checkpoint(
+def test_only_the_first_rank_publishes_a_checkpoint(
     job: TrainJob,
     tmp_path: Path,
 ) -> None:
@@ -148,10 +147,10 @@ def test_only_the_first_rank_seals_a_checkpoint(
     model = build_model(job)
     run_engine(job, model, tmp_path)
     checkpoint = tmp_path / f"checkpoint-{STEPS}"
-    (checkpoint / MANIFEST).unlink()
+    written = checkpoint.rename(tmp_path / WRITING / checkpoint.name)
     run = idle_run(job, tmp_path)
     state = TrainerState(global_step=STEPS, is_world_process_zero=False)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     guard = StepGuard(run.training, run.pairs)
     _reporting(run, guard).on_save(arguments, state, TrainerControl(), model=model)
-    assert not (checkpoint / MANIFEST).exists()
+    assert written.is_dir() and not checkpoint.exists()
