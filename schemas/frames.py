@@ -21,6 +21,7 @@ ROW_INDEX: dict[str, Any] = {
     "notes": pl.List(pl.Struct({"code": pl.String, "reason": pl.String})),
     "row_id": pl.String,
     "prompt_id": pl.String,
+    "earlier_ids": pl.List(pl.String),
     "source": pl.String,
     "score_chosen": pl.Float64,
     "score_rejected": pl.Float64,
@@ -35,7 +36,9 @@ ROW_INDEX: dict[str, Any] = {
     "pair_bands": pl.Binary,
 }
 """One row of a checked block: `number` counts from the block's beginning, `code` is null while
-the row is in, `*_key` are equal for equal answers, `*_bands` are MinHash bands (16 x u64)."""
+the row is in, `earlier_ids` are the prompt ids of the dialogue's earlier turns (none where the
+prompt is one question), `*_key` are equal for equal answers, `*_bands` are MinHash bands
+(16 x u64)."""
 
 
 class KeptPairs(pa.DataFrameModel):
@@ -44,7 +47,7 @@ class KeptPairs(pa.DataFrameModel):
     row_id: str = pa.Field(unique=True, str_matches=SHA256)
     prompt_id: str = pa.Field(str_matches=SHA256)
     group: pl.UInt32
-    """Prompts that are equal or nearly so have one number."""
+    """Prompts that are equal or nearly so, or of one dialogue, have one number."""
     shard: pl.UInt32
     """shards/NNNNN.parquet"""
     position: pl.UInt32

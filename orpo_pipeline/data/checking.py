@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from orpo_pipeline.data.dialects import Dialect, dialect_named
-from orpo_pipeline.data.identity import folded, prompt_id, row_id
+from orpo_pipeline.data.identity import folded, prompt_ids, row_id
 from orpo_pipeline.data.reading.detection import common_dialects, given_dialect, unknown_row
 from orpo_pipeline.data.reading.readers import Block, RawRow, block_rows
 from orpo_pipeline.data.relations.decontamination import read_benchmarks
@@ -59,6 +59,7 @@ class _Row:
     pair: Pair | None = None
     row_id: str | None = None
     prompt_id: str | None = None
+    earlier_ids: list[str] = field(default_factory=list)
     text: str | None = None
     tokenized: Tokenized | None = None
 
@@ -120,7 +121,8 @@ class RowChecker:
         checked = check_pair(parsed, self._data)
         row.pair, row.defect = checked.pair, checked.defect
         row.notes += checked.notes
-        row.row_id, row.prompt_id = row_id(checked.pair), prompt_id(checked.pair)
+        row.row_id = row_id(checked.pair)
+        *row.earlier_ids, row.prompt_id = prompt_ids(checked.pair)
         return row
 
     def _redacted(self, defect: Defect) -> Defect:
@@ -208,6 +210,7 @@ def _index(rows: list[_Row]) -> pl.DataFrame:
             "notes": [{"code": n.code.value, "reason": _readable(n.reason)} for n in row.notes],
             "row_id": row.row_id,
             "prompt_id": row.prompt_id,
+            "earlier_ids": row.earlier_ids,
             "source": _readable(pair.source) if pair else None,
             "score_chosen": pair and pair.score_chosen,
             "score_rejected": pair and pair.score_rejected,

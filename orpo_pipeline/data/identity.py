@@ -41,12 +41,36 @@ def row_id(pair: Pair) -> str:
 
 def prompt_id(pair: Pair) -> str:
     """SHA-256 (hex) of the prompt, equal for prompts that differ only in case and white space."""
-    return _digest([[m.role, folded(m.content)] for m in pair.prompt])
+    return prompt_ids(pair)[-1]
+
+
+def prompt_ids(pair: Pair) -> list[str]:
+    """The `prompt_id` of each beginning of the dialogue that is answered in it, then its own.
+
+    Where every turn of a dialogue was rated, those are the prompts of other rows.
+    """
+    digest, ids = hashlib.sha256(b"["), []
+    roles = [message.role for message in pair.prompt]
+    for number, message in enumerate(pair.prompt):
+        digest.update(b"," if number else b"")
+        digest.update(_json([message.role, folded(message.content)]))
+        if roles[number : number + 2] == ["user", "assistant"]:
+            ids.append(_closed(digest))
+    return [*ids, _closed(digest)]
+
+
+def _closed(list_so_far: Any) -> str:
+    digest = list_so_far.copy()
+    digest.update(b"]")
+    return str(digest.hexdigest())
 
 
 def _digest(value: Any) -> str:
+    return hashlib.sha256(_json(value)).hexdigest()
+
+
+def _json(value: Any) -> bytes:
     try:
-        text = orjson.dumps(value)
+        return orjson.dumps(value)
     except orjson.JSONEncodeError:  # half a surrogate pair
-        text = _ENCODER.encode(value).encode("utf-8", errors="surrogatepass")
-    return hashlib.sha256(text).hexdigest()
+        return _ENCODER.encode(value).encode("utf-8", errors="surrogatepass")

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_pipeline.data.identity import canonical, folded, nfc, prompt_id, row_id
+from orpo_pipeline.data.identity import canonical, folded, nfc, prompt_id, prompt_ids, row_id
 from schemas.pairs import Conversation, Message, Origin, Pair
 
 PROMPT = (Message("user", "Why is the sky blue?"),)
@@ -49,6 +49,21 @@ def test_prompt_id_ignores_case_white_space_and_compatibility_forms_only() -> No
     assert prompt_id(asking("Why is the sky blue")) != prompt_id(asking(same[0]))
     with_system = replace(PAIR, prompt=(Message("system", "Be kind."), *PROMPT))
     assert prompt_id(with_system) != prompt_id(PAIR)
+
+
+def test_answered_beginnings_have_the_ids_that_they_have_as_prompts() -> None:
+    said = (
+        ("system", "Be kind."),
+        ("user", "Hi"),
+        ("assistant", "Yes?"),
+        ("user", "A"),
+        ("user", "B"),
+    )
+    turns = tuple(Message(role, text) for role, text in said)
+    expected = [prompt_id(replace(PAIR, prompt=turns[:end])) for end in (2, 5)]
+    assert prompt_ids(replace(PAIR, prompt=turns)) == expected
+    assert prompt_ids(PAIR) == [prompt_id(PAIR)]
+    assert prompt_ids(replace(PAIR, prompt=())) == [prompt_id(replace(PAIR, prompt=()))]
 
 
 def test_ids_are_sha256_even_of_what_cannot_be_encoded() -> None:

@@ -10,6 +10,7 @@ from rows import pair_row, write_rows
 
 from orpo_pipeline.data.inputs import HELD_OUT
 from orpo_pipeline.data.preparation import record_evaluated
+from orpo_pipeline.data.relations.splits import HELD_OUT_BEFORE
 from schemas.pairs import DefectCode
 from schemas.results import PreparedData
 
@@ -68,9 +69,7 @@ def test_a_smaller_share_does_not_release_what_was_held_out(
     assert prompts(smaller, "train") == prompts(first, "train")
     released = prompts(first, "eval") - prompts(smaller, "eval")
     assert smaller.quarantined == {BEFORE: len(released)}
-    assert set(quarantined(smaller).values()) == {
-        (BEFORE, "an earlier evaluation split held out this prompt or a nearly equal one")
-    }
+    assert set(quarantined(smaller).values()) == {(BEFORE, HELD_OUT_BEFORE)}
     assert blocks_in(tmp_path / "home") == blocks  # no row was checked again
 
     # Either configuration finds its own result again.

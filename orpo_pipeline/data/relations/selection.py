@@ -16,6 +16,7 @@ from orpo_pipeline.data.prepared_files import EVAL, TRAIN, read_column, read_few
 from orpo_pipeline.data.relations.contradictions import contradiction_reasons
 from orpo_pipeline.data.relations.near_duplicates import (
     BANDS,
+    groups,
     keepers,
     near_duplicate_reasons,
     near_equal_groups,
@@ -37,7 +38,7 @@ from schemas.pairs import DefectCode
 FORGOTTEN = "somebody asked for it to be forgotten (`orpo-pipeline forget`)"
 
 NARROW = (
-    *("number", "code", "reason", "notes", "row_id", "prompt_id", "source"),
+    *("number", "code", "reason", "notes", "row_id", "prompt_id", "earlier_ids", "source"),
     *("score_chosen", "score_rejected", "prompt_tokens", "chosen_tokens", "rejected_tokens"),
     *("chosen_key", "rejected_key", "chosen_marks", "rejected_marks"),
 )
@@ -89,7 +90,9 @@ class Selection:
         self._config = config
         self._verdicts = verdicts
         if config.eval_split is None:
-            rows = rows.with_columns(split=_sides(rows["prompt_id"], config.eval_fraction))
+            opening = pl.coalesce(pl.col("earlier_ids").list.first(), "prompt_id")
+            opening_ids = rows.select(opening).to_series()
+            rows = rows.with_columns(split=_sides(opening_ids, config.eval_fraction))
         self.rows = rows.with_columns(
             group=pl.lit(None, pl.UInt32),
             duplicate=pl.lit(False),
@@ -105,21 +108,36 @@ class Selection:
         self._mark_duplicates()
         self._group_prompts()
         # Also of rows that are out: a prompt stays one of evaluation where its row is too long.
-        evaluated = self.rows.filter(pl.col("split") == EVAL)["prompt_id"]
-        self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated, EVALUATED)
+        evaluated = self.rows.filter(pl.col("split") == EVAL)
+        turns = evaluated["earlier_ids"].explode()
+        self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated["prompt_id"], EVALUATED, turns)
         self._withhold(DefectCode.HELD_OUT_BEFORE, barred, HELD_OUT_BEFORE)
+        self._group_dialogues()
         # After leakage: a training row that goes takes no evaluation row with it.
         self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live(*ANSWERS)))
         self._take_out(DefectCode.NEAR_DUPLICATE, self._near_duplicates())
         self._take_out(DefectCode.OVERREPRESENTED_PROMPT, self._overrepresented())
         return self.rows
 
-    def _withhold(self, code: DefectCode, prompt_ids: pl.Series, reason: str) -> None:
-        """Take out the training rows whose group of prompts has one of `prompt_ids`."""
-        live = self._live("prompt_id", "split", "group")
-        withheld = live["prompt_id"].is_in(prompt_ids.drop_nulls().unique().implode())
+    def _withhold(
+        self,
+        code: DefectCode,
+        prompt_ids: pl.Series,
+        reason: str,
+        earlier_ids: pl.Series | None = None,
+    ) -> None:
+        """Take out the training rows whose group of prompts leaks one of `prompt_ids`.
+
+        Such a prompt has or begins with one of them, or is one of `earlier_ids`, with which one of
+        them begins. Two that only begin alike ("Hello") are two dialogues.
+        """
+        live = self._live("prompt_id", "earlier_ids", "split", "group")
+        begun = live.select("row", id="earlier_ids").explode("id").filter(_among("id", prompt_ids))
+        same = prompt_ids if earlier_ids is None else pl.concat([prompt_ids, earlier_ids])
+        withheld = _among("prompt_id", same) | _among("row", begun["row"])
         training = live["split"] == TRAIN
-        self._take_out(code, leaking_reasons(live["group"], training, withheld, reason))
+        found = live.select(withheld).to_series()
+        self._take_out(code, leaking_reasons(live["group"], training, found, reason))
 
     def _leave_out(self, row_ids: pl.Series) -> None:
         """Every row with one of these ids, whatever else may be wrong with it."""
@@ -195,6 +213,22 @@ class Selection:
             numbered, on="prompt_id", how="left", maintain_order="left"
         )
 
+    def _group_dialogues(self) -> None:
+        """Join the groups of live rows one of whose prompts begins with the other.
+
+        Pairs of one dialogue are no independent evidence, as those of one prompt are not.
+        """
+        live = self._live("prompt_id", "earlier_ids", "group")
+        group_of = live.unique("prompt_id").select("prompt_id", other="group")
+        begun = live.select("group", prompt_id="earlier_ids").explode("prompt_id")
+        edges = begun.join(group_of, on="prompt_id").select("group", "other").unique()
+        self.rows = self.rows.drop("earlier_ids")
+        if edges.is_empty():
+            return
+        labels = groups(self.rows.height, edges.to_numpy())
+        joined = pl.lit(pl.Series(labels.astype(np.uint32))).gather(pl.col("group"))
+        self.rows = self.rows.with_columns(group=joined)
+
     def _bands(self, some: pl.DataFrame, column: str) -> Hashes:
         """Band hashes (n, BANDS) of rows, read from their shards."""
         joined = b"".join(read_column(self._blocks, INDEX, column, some))
@@ -217,14 +251,18 @@ class Selection:
         return pl.concat(parts).sort("item")["text"].to_list()
 
 
-def _sides(prompt_ids: pl.Series, fraction: float) -> pl.Series:
-    """The split of each row by its prompt; rows that are no pair count with the training rows."""
-    known = prompt_ids.is_not_null()
-    evaluation = np.zeros(len(prompt_ids), dtype=np.bool_)
-    evaluation[known.to_numpy()] = held_out(prompt_ids.drop_nulls(), fraction).to_numpy()
+def _sides(opening_ids: pl.Series, fraction: float) -> pl.Series:
+    """The split of each row by its opening; rows that are no pair count with the training rows."""
+    known = opening_ids.is_not_null()
+    evaluation = np.zeros(len(opening_ids), dtype=np.bool_)
+    evaluation[known.to_numpy()] = held_out(opening_ids.drop_nulls(), fraction).to_numpy()
     return pl.select(
         pl.when(pl.lit(pl.Series(evaluation))).then(pl.lit(EVAL)).otherwise(pl.lit(TRAIN))
     ).to_series()
+
+
+def _among(column: str, values: pl.Series) -> pl.Expr:
+    return pl.col(column).is_in(values.drop_nulls().unique().implode())
 
 
 def _ranks(ids: pl.Series) -> Indices:

@@ -1,4 +1,8 @@
-"""Which prompts are held out: decided by content, so that it never changes when data grows."""
+"""Which prompts are held out: decided by content, so that it never changes when data grows.
+
+A dialogue may be several rows, one for each turn that was rated. All of them begin with the same
+question, and its hash decides for all; of two prompts, one that begins with the other leaks it.
+"""
 
 import hashlib
 import math
@@ -8,22 +12,26 @@ import polars as pl
 
 SALT = "orpo-pipeline split v1"
 
-EVALUATED = "the evaluation split holds this prompt or a nearly equal one"
-HELD_OUT_BEFORE = "an earlier evaluation split held out this prompt or a nearly equal one"
+EVALUATED = (
+    "the evaluation split holds this prompt, a nearly equal one or another turn of the dialogue"
+)
+HELD_OUT_BEFORE = (
+    "an earlier evaluation split held out this prompt, a nearly equal one or an earlier turn"
+)
 
 
-def held_out(prompt_ids: pl.Series, fraction: float) -> pl.Series:
+def held_out(opening_ids: pl.Series, fraction: float) -> pl.Series:
     """Whether each prompt belongs to the evaluation split; about 1 s for a million.
 
-    A salted hash of the prompt id, read as a number in [0, 1), is compared with `fraction`, which
-    is below 1: equal prompts land on the same side whatever else the data holds, in expectation
-    `fraction` of them in evaluation.
+    A salted hash, read as a number in [0, 1), is compared with `fraction`, which is below 1. It is
+    that of the first question's prompt id, so that all turns of a dialogue land on one side, as
+    equal prompts do, whatever else the data holds; in expectation `fraction` of them in evaluation.
     """
     salted = hashlib.sha256(f"{SALT}\n".encode())
     beginnings = bytearray()
-    for prompt_id in prompt_ids:
+    for opening_id in opening_ids:
         digest = salted.copy()
-        digest.update(prompt_id.encode())
+        digest.update(opening_id.encode())
         beginnings += digest.digest()[:8]
     numbers = np.frombuffer(bytes(beginnings), dtype=">u8")
     # The limit as an integer: as a float it would be compared with rounded numbers.
