@@ -37,10 +37,12 @@ app = typer.Typer(
 def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
     """Run the whole pipeline here: prepare, plan, train, evaluate, register, promote."""
     parsed = read_config(config, overrides or ())
-    console = start_flow(debug)
-    from flows.pipeline import orpo_pipeline
+    use_state_folder(debug)
+    from flows.pipeline import orpo_pipeline, refuse_early
     from flows.summary import print_summary
 
+    refuse_early(parsed)  # in seconds: the flow asks again, when a server has started
+    console = start_flow()
     print_summary(orpo_pipeline(parsed), console)
 
 

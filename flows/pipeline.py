@@ -31,6 +31,7 @@ def orpo_pipeline(config: RunConfig = RunConfig()) -> PipelineResult:  # noqa: B
     started = time.monotonic()
     with in_use(state_home()):
         refuse_early(config)
+        warn_of_closed_gate(config)
         return train_to_promotion(config, prepare(config), started)
 
 
@@ -40,7 +41,6 @@ def refuse_early(config: RunConfig) -> None:
     refuse_impossible_requests(config)
     refuse_impossible_evaluation(config.evaluation)
     refuse_what_cannot_be_registered(config)
-    warn_of_closed_gate(config)
 
 
 def train_to_promotion(

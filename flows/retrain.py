@@ -11,6 +11,7 @@ from orpo_pipeline.retention.use import in_use
 from orpo_pipeline.retraining.snapshots import on_snapshot
 from schemas.config import RunConfig
 from schemas.retraining import RetrainingResult
+from tasks.evaluate import warn_of_closed_gate
 from tasks.home import state_home
 from tasks.prepare import prepare
 from tasks.retention.prune import prune
@@ -46,6 +47,7 @@ def orpo_retrain(
 def _retrain(config: RunConfig, force: bool) -> RetrainingResult:
     started = time.monotonic()
     refuse_early(config)
+    warn_of_closed_gate(config)
     snapshot = look(config)
     config = on_snapshot(config, snapshot)
     prepared = prepare(config)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.configuration import read_config
 from flows.options import ConfigFile, Debug, Overrides
-from flows.start import start_flow
+from flows.start import start_flow, use_state_folder
 from schemas.config import RegistryConfig
 from schemas.errors import EnvironmentFault
 from schemas.retraining import RetrainingDecision
@@ -25,10 +25,13 @@ def retrain(
 ) -> None:
     """Look at the watched sources, and train again here when it is worth it."""
     parsed = read_config(config, overrides or ())
-    console = start_flow(debug)
+    use_state_folder(debug)
+    from flows.pipeline import refuse_early
     from flows.retrain import orpo_retrain
     from flows.summary import print_summary
 
+    refuse_early(parsed)  # in seconds: the flow asks again, when a server has started
+    console = start_flow()
     result = orpo_retrain(parsed, force)
     console.print(_sources(result.decision))
     console.print(escape(result.decision.because), soft_wrap=True)

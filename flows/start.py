@@ -16,9 +16,11 @@ from tasks.stores.postgresql import require_databases
 TERMINATED = 143  # 128 + SIGTERM, as a shell reports it
 
 
-def start_flow(debug: bool) -> Console:
-    """Make everything ready for a flow in this process; the console that tells its end."""
-    use_state_folder(debug)
+def start_flow() -> Console:
+    """Make everything ready for a flow in this process; the console that tells its end.
+
+    `use_state_folder` comes first.
+    """
     # An exit, not a death by signal: only so is Prefect's temporary server stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     mark_run(state_home())

@@ -24,7 +24,7 @@ def test_first_fit_decreasing_by_hand() -> None:
 
 
 def test_a_pair_longer_than_the_budget_is_alone() -> None:
-    # 12 exceeds 10 and leaves no room; 10 fills a pack; 3 needs a third.
+    # 12 exceeds 10 and leaves no room; 10 fills a pack; 3 needs a third. The fullest comes first.
     assert pack_pairs([3, 12, 10], budget=10) == [[1], [2], [0]]
     assert pack_pairs([5, 5], budget=1) == [[0], [1]]
     assert pack_pairs([], budget=10) == []
@@ -37,6 +37,8 @@ def test_every_pair_once_and_the_budget_held(tokens: list[int], budget: int) -> 
     for pack in packs:
         assert pack == sorted(pack)
         assert len(pack) == 1 or sum(tokens[index] for index in pack) <= budget
+    sums = [sum(tokens[index] for index in pack) for pack in packs]
+    assert sums == sorted(sums, reverse=True)
     assert pack_pairs(tokens, budget) == packs
 
 
