@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,7 @@ def run(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = F
     from flows.pipeline import orpo_pipeline, refuse_early
     from flows.summary import print_summary
 
-    refuse_early(parsed)  # in seconds: the flow asks again, when a server has started
-    console = start_flow()
+    console = start_flow(partial(refuse_early, parsed))
     print_summary(orpo_pipeline(parsed), console)
 
 

@@ -1,6 +1,7 @@
 """`orpo-pipeline retrain`, `announce` and `forget`: new data, and data that must go."""
 
 import os
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -30,8 +31,7 @@ def retrain(
     from flows.retrain import orpo_retrain
     from flows.summary import print_summary
 
-    refuse_early(parsed)  # in seconds: the flow asks again, when a server has started
-    console = start_flow()
+    console = start_flow(partial(refuse_early, parsed))
     result = orpo_retrain(parsed, force)
     console.print(_sources(result.decision))
     console.print(escape(result.decision.because), soft_wrap=True)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -16,17 +17,22 @@ from tasks.stores.postgresql import require_databases
 TERMINATED = 143  # 128 + SIGTERM, as a shell reports it
 
 
-def start_flow() -> Console:
+def start_flow(refuse: Callable[[], None]) -> Console:
     """Make everything ready for a flow in this process; the console that tells its end.
 
     `use_state_folder` comes first.
+
+    Args:
+        refuse: raises what can be known now. Asked before a server is started, since that takes
+            longer; one that runs already is to record the refusal as a failed run.
     """
     # An exit, not a death by signal: only so is Prefect's temporary server stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     mark_run(state_home())
-    database = configured_database()
-    if database is not None and "PREFECT_API_URL" not in os.environ:
-        require_databases(database)  # the temporary server's own error is a stack trace
+    if "PREFECT_API_URL" not in os.environ:
+        refuse()
+        if (database := configured_database()) is not None:
+            require_databases(database)  # the temporary server's own error is a stack trace
     from tasks.temporary_server import start_temporary_server
 
     start_temporary_server()

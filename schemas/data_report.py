@@ -119,6 +119,6 @@ class DataReport(Part):
     prompts: int
     """Distinct prompts among the kept pairs."""
     prompt_groups: int
-    """Groups of equal or near-equal prompts among them."""
+    """Groups of equal or near-equal prompts, or turns of one dialogue, among them."""
     largest_groups: tuple[tuple[str, int], ...]
     """The beginning of a prompt and the number of kept pairs of its group; at most five."""

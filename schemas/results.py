@@ -109,7 +109,7 @@ class EvaluationReport(Record):
     path: Path
     pairs: int
     groups: int
-    """Groups of equal and near-equal prompts, the independent units."""
+    """Groups of equal and near-equal prompts and of dialogues, the independent units."""
     base: ModelFigures
     candidate: ModelFigures
     champion: ModelFigures | None = None

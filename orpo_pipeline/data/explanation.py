@@ -131,7 +131,7 @@ def _steps_of_kept(folder: Path, dataset_id: str, row: dict[str, Any]) -> Iterat
 
 
 def _neighbours(folder: Path, row: dict[str, Any]) -> str:
-    """The other kept rows whose prompts are equal or nearly so."""
+    """The other kept rows of the prompt's group."""
     others = (
         pl.scan_parquet(folder / f"{row['split']}.parquet", glob=False)
         .filter((pl.col("group") == row["group"]) & (pl.col("row_id") != row["row_id"]))

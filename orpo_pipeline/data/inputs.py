@@ -13,6 +13,7 @@ from orpo_pipeline.data.forgotten import forgotten_rows
 from orpo_pipeline.data.prepared_files import EVAL, TRAIN
 from orpo_pipeline.data.reading.files import SourceFile, find_files, unreadable
 from orpo_pipeline.data.relations.held_out import barred_prompts
+from orpo_pipeline.data.relations.splits import held_out
 from orpo_pipeline.data.source_hashes import SourceHashes
 from orpo_pipeline.data.tokens.chat_template import format_identity
 from orpo_pipeline.stages import code_version, file_sha256, fingerprint
@@ -83,9 +84,11 @@ def find_inputs(config: RunConfig, home: Path, notify: Callable[[str], None]) ->
     held_out_key = fingerprint(
         {"eval_files": sorted(sha256 for _, sha256 in files[EVAL])}
         if EVAL in files
-        else {"eval_fraction": config.data.eval_fraction, "decided by": "opening of the dialogue"}
+        else {"eval_fraction": config.data.eval_fraction}
     )
     barred = barred_prompts(home / HELD_OUT, except_key=held_out_key)
+    if EVAL not in files:  # those that are held out again decide nothing
+        barred = barred.filter(~held_out(barred, config.data.eval_fraction))
     forgotten = forgotten_rows(home)
     decisive = {"eval_fraction", "near_duplicates", "max_pairs_per_prompt"}
     inputs = {

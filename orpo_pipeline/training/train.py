@@ -19,7 +19,12 @@ from orpo_pipeline.stages import (
     new_stage,
     write_atomically,
 )
-from orpo_pipeline.training.checkpoints import checkpoint_step, newest_checkpoint, newest_step
+from orpo_pipeline.training.checkpoints import (
+    WRITING,
+    checkpoint_step,
+    newest_checkpoint,
+    newest_step,
+)
 from orpo_pipeline.training.engine import EngineRun, Interrupted, StepMetrics, find_engine
 from orpo_pipeline.training.out_of_memory import memory_faults
 from orpo_pipeline.training.qlora import load_trainable
@@ -128,10 +133,14 @@ def _train_and_publish(
 
     started = time.monotonic()
     checkpoint = told_by_first(newest_checkpoint(work))  # once: each of its files is hashed
-    with disk_faults(f"Training in {work}", work):
-        run, resumed_from = run_engine(
-            job, checkpoint, _recorded(work, checkpoint, on_step), should_stop, on_loaded
-        )
+    try:
+        with disk_faults(f"Training in {work}", work):
+            run, resumed_from = run_engine(
+                job, checkpoint, _recorded(work, checkpoint, on_step), should_stop, on_loaded
+            )
+    finally:
+        # Here and by the first rank alone: the others may be writing still.
+        shutil.rmtree(work / WRITING, ignore_errors=True)
     if should_stop():
         raise Interrupted(f"training stopped; checkpoints are in {work}")
     record = TrainedAdapter(
@@ -198,9 +207,8 @@ def run_engine(
 
 def _checkpoint_bytes(model: Any, work: Path) -> int:
     """What a checkpoint takes: as much as the last one, or float32 weights and two moments."""
-    checkpoint = newest_checkpoint(work)
-    if checkpoint is not None:
-        return folder_bytes(checkpoint)
+    if step := newest_step(work):
+        return folder_bytes(work / f"checkpoint-{step}")
     return 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 

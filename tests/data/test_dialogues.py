@@ -1,4 +1,4 @@
-"""Dialogues of which several turns were rated: one side of the split, one group, no leak."""
+"""Dialogues of which several turns were rated: no leak between the splits, one group."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +9,12 @@ from prepared import GOOD, check_account, frame, kept, quarantined, question
 from rows import pair_row, write_rows
 
 from orpo_pipeline.data.preparation import record_evaluated
-from orpo_pipeline.data.relations.splits import EVALUATED, HELD_OUT_BEFORE
+from orpo_pipeline.data.relations.splits import EVALUATED, EVALUATED_TURN, HELD_OUT_TURN
 from schemas.pairs import DefectCode
 from schemas.results import PreparedData
 
 Prepare = Callable[..., PreparedData]
+EVAL_PROMPT = DefectCode.EVAL_PROMPT_IN_TRAIN.value
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -37,7 +38,9 @@ def two_sides(
     return prepared
 
 
-def test_all_turns_of_a_dialogue_are_on_one_side_and_one_group(prepare_rows: Prepare) -> None:
+def test_the_kept_turns_of_a_dialogue_are_on_one_side_and_in_one_group(
+    prepare_rows: Prepare,
+) -> None:
     rows = [
         rated(100 + 3 * n + extra, *(f"Turn {turn} of talk {n}" for turn in range(1 + 2 * extra)))
         for n in range(20)
@@ -45,7 +48,8 @@ def test_all_turns_of_a_dialogue_are_on_one_side_and_one_group(prepare_rows: Pre
     ]
     prepared = prepare_rows([*rows, *GOOD])
     check_account(prepared)
-    assert prepared.rows_quarantined == 0
+    withheld = quarantined(prepared)
+    assert withheld and set(withheld.values()) == {(EVAL_PROMPT, EVALUATED_TURN)}
     talks: dict[int, set[tuple[str, int]]] = {}
     for row in kept(prepared):
         if row["origin_row"] <= len(rows):
@@ -77,13 +81,22 @@ def test_no_other_turn_of_an_evaluated_dialogue_is_trained_on(
         rated(72, "Hello", "Hi", "A"),
     ]
     prepared = two_sides(prepare_rows, tmp_path / "data", train, test)
-    code = DefectCode.EVAL_PROMPT_IN_TRAIN.value
-    assert quarantined(prepared) == {1: (code, EVALUATED), 2: (code, EVALUATED)}
+    assert quarantined(prepared) == dict.fromkeys((1, 2), (EVAL_PROMPT, EVALUATED_TURN))
     # Nor where the evaluated row itself is set aside.
     test = [pair_row(60, prompt=test[0]["prompt"], chosen=turns("", long)[1:])]
     prepared = two_sides(prepare_rows, tmp_path / "data", train, test)
     found = frame(prepared, "quarantine").filter(split="train")
-    assert sorted(found["origin_row"]) == [1, 2] and set(found["code"]) == {code}
+    assert sorted(found["origin_row"]) == [1, 2] and set(found["code"]) == {EVAL_PROMPT}
+
+
+def test_what_goes_on_from_a_nearly_equal_prompt_is_not_trained_on(
+    prepare_rows: Prepare, tmp_path: Path
+) -> None:
+    long = "Tell me a long story of a cat and a dog who meet a bird in the tall old tree by the sea"
+    test = [rated(60, long)]
+    train = [rated(70, f"{long} now"), rated(71, f"{long} now", "There was a cat.", "And then?")]
+    prepared = two_sides(prepare_rows, tmp_path / "data", train, test)
+    assert quarantined(prepared) == {1: (EVAL_PROMPT, EVALUATED), 2: (EVAL_PROMPT, EVALUATED_TURN)}
 
 
 def test_dialogues_that_only_begin_alike_are_two(prepare_rows: Prepare, tmp_path: Path) -> None:
@@ -101,4 +114,4 @@ def test_what_goes_on_from_a_prompt_that_was_held_out_is_barred(
     second = two_sides(
         prepare_rows, tmp_path / "data", [rated(70, asked, "Left.", "And then?")], [GOOD[30]]
     )
-    assert quarantined(second) == {1: (DefectCode.HELD_OUT_BEFORE.value, HELD_OUT_BEFORE)}
+    assert quarantined(second) == {1: (DefectCode.HELD_OUT_BEFORE.value, HELD_OUT_TURN)}

@@ -13,7 +13,7 @@ from small_disk import SmallDisk, small_disk
 from orpo_pipeline.data.preparation import prepare
 from orpo_pipeline.evaluation.evaluate import evaluate
 from orpo_pipeline.retraining.snapshots import take_snapshot
-from orpo_pipeline.training.checkpoints import newest_step
+from orpo_pipeline.training.checkpoints import WRITING, newest_step
 from orpo_pipeline.training.train import train
 from schemas.config import RegistryConfig, RunConfig
 from schemas.errors import EnvironmentFault
@@ -73,7 +73,7 @@ def test_a_checkpoint(train_job: Callable[..., TrainJob], disk: SmallDisk) -> No
     assert f"Training in {work} failed" in caught.value.found
     assert re.search(r"about [\d,]+\.\d MB for this", caught.value.expected)
     assert newest_step(work) == 2  # and the torn one does not take up space any more
-    assert not (work / "checkpoint-3").exists()
+    assert not (work / WRITING).exists()
     disk.free()
     adapter = train(job, quiet, lambda: False)
     assert (adapter.steps, adapter.resumed_from) == (4, 2)

@@ -303,6 +303,7 @@ def test_errors_are_one_paragraph(
     site: Site, first_output: str, command: str, overrides: Sequence[str], code: int, words: str
 ) -> None:
     options = [word for override in overrides for word in ("--set", override)]
+    before = flow_runs(site)
     finished = subprocess.run(
         [sys.executable, "-m", "flows", command, "--config", str(site.config), *options],
         env={**site.environment, **NO_HUB, "HF_HOME": str(site.home / "huggingface")},
@@ -313,6 +314,12 @@ def test_errors_are_one_paragraph(
     assert finished.returncode == code, finished.stderr
     assert words in finished.stderr and "expected:" in finished.stderr
     assert "Traceback" not in finished.stderr
+    assert flow_runs(site) == before, "it came to a flow, behind the start of a server"
+
+
+def flow_runs(site: Site) -> int:
+    with closing(sqlite3.connect(site.home / "prefect" / "prefect.db")) as database:
+        return int(database.execute("select count(*) from flow_run").fetchone()[0])
 
 
 @pytest.mark.slow

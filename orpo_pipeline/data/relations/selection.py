@@ -25,7 +25,9 @@ from orpo_pipeline.data.relations.near_duplicates import (
 from orpo_pipeline.data.relations.repetition import find_duplicates, overrepresented_reasons
 from orpo_pipeline.data.relations.splits import (
     EVALUATED,
+    EVALUATED_TURN,
     HELD_OUT_BEFORE,
+    HELD_OUT_TURN,
     held_out,
     leaking_reasons,
 )
@@ -90,9 +92,7 @@ class Selection:
         self._config = config
         self._verdicts = verdicts
         if config.eval_split is None:
-            opening = pl.coalesce(pl.col("earlier_ids").list.first(), "prompt_id")
-            opening_ids = rows.select(opening).to_series()
-            rows = rows.with_columns(split=_sides(opening_ids, config.eval_fraction))
+            rows = rows.with_columns(split=_sides(rows["prompt_id"], config.eval_fraction))
         self.rows = rows.with_columns(
             group=pl.lit(None, pl.UInt32),
             duplicate=pl.lit(False),
@@ -109,10 +109,15 @@ class Selection:
         self._group_prompts()
         # Also of rows that are out: a prompt stays one of evaluation where its row is too long.
         evaluated = self.rows.filter(pl.col("split") == EVAL)
-        turns = evaluated["earlier_ids"].explode()
-        self._withhold(DefectCode.EVAL_PROMPT_IN_TRAIN, evaluated["prompt_id"], EVALUATED, turns)
-        self._withhold(DefectCode.HELD_OUT_BEFORE, barred, HELD_OUT_BEFORE)
+        self._withhold(
+            DefectCode.EVAL_PROMPT_IN_TRAIN,
+            (EVALUATED, EVALUATED_TURN),
+            evaluated["prompt_id"],
+            evaluated["earlier_ids"].explode(),
+        )
+        self._withhold(DefectCode.HELD_OUT_BEFORE, (HELD_OUT_BEFORE, HELD_OUT_TURN), barred)
         self._group_dialogues()
+        self.rows = self.rows.drop("earlier_ids")
         # After leakage: a training row that goes takes no evaluation row with it.
         self._take_out(DefectCode.CONTRADICTION, contradiction_reasons(self._live(*ANSWERS)))
         self._take_out(DefectCode.NEAR_DUPLICATE, self._near_duplicates())
@@ -122,22 +127,37 @@ class Selection:
     def _withhold(
         self,
         code: DefectCode,
+        reasons: tuple[str, str],
         prompt_ids: pl.Series,
-        reason: str,
         earlier_ids: pl.Series | None = None,
     ) -> None:
-        """Take out the training rows whose group of prompts leaks one of `prompt_ids`.
+        """Take out the training rows whose group of prompts has or leaks one of `prompt_ids`.
 
-        Such a prompt has or begins with one of them, or is one of `earlier_ids`, with which one of
-        them begins. Two that only begin alike ("Hello") are two dialogues.
+        A prompt leaks another one where it begins with that or with a nearly equal one, or where
+        that begins with it: then it is one of `earlier_ids`, known for prompts of this data only.
+        Two that only begin alike ("Hello") are two dialogues.
+
+        Args:
+            code: of the rows.
+            reasons: of rows that have such a prompt, and of those that are another turn.
+            prompt_ids: what must not be trained on.
+            earlier_ids: the earlier turns of those.
         """
         live = self._live("prompt_id", "earlier_ids", "split", "group")
-        begun = live.select("row", id="earlier_ids").explode("id").filter(_among("id", prompt_ids))
-        same = prompt_ids if earlier_ids is None else pl.concat([prompt_ids, earlier_ids])
-        withheld = _among("prompt_id", same) | _among("row", begun["row"])
         training = live["split"] == TRAIN
-        found = live.select(withheld).to_series()
-        self._take_out(code, leaking_reasons(live["group"], training, found, reason))
+        asked = live.select(_among("prompt_id", prompt_ids)).to_series()
+        near = live.filter(_among("group", live.filter(asked)["group"]))["prompt_id"]
+        begun = live.select("row", id="earlier_ids").explode("id")
+        begun = begun.filter(_among("id", pl.concat([prompt_ids, near])))
+        turn = _among("row", begun["row"])
+        if earlier_ids is not None:
+            turn |= _among("prompt_id", earlier_ids)
+        turns = live.select(turn).to_series() & training
+        of_prompt, of_turn = (
+            leaking_reasons(live["group"], training, withheld, reason)
+            for withheld, reason in zip((asked, turns), reasons, strict=True)
+        )
+        self._take_out(code, of_prompt.zip_with(of_prompt.is_not_null(), of_turn))
 
     def _leave_out(self, row_ids: pl.Series) -> None:
         """Every row with one of these ids, whatever else may be wrong with it."""
@@ -222,7 +242,6 @@ class Selection:
         group_of = live.unique("prompt_id").select("prompt_id", other="group")
         begun = live.select("group", prompt_id="earlier_ids").explode("prompt_id")
         edges = begun.join(group_of, on="prompt_id").select("group", "other").unique()
-        self.rows = self.rows.drop("earlier_ids")
         if edges.is_empty():
             return
         labels = groups(self.rows.height, edges.to_numpy())
@@ -251,11 +270,11 @@ class Selection:
         return pl.concat(parts).sort("item")["text"].to_list()
 
 
-def _sides(opening_ids: pl.Series, fraction: float) -> pl.Series:
-    """The split of each row by its opening; rows that are no pair count with the training rows."""
-    known = opening_ids.is_not_null()
-    evaluation = np.zeros(len(opening_ids), dtype=np.bool_)
-    evaluation[known.to_numpy()] = held_out(opening_ids.drop_nulls(), fraction).to_numpy()
+def _sides(prompt_ids: pl.Series, fraction: float) -> pl.Series:
+    """The split of each row by its prompt; rows that are no pair count with the training rows."""
+    known = prompt_ids.is_not_null()
+    evaluation = np.zeros(len(prompt_ids), dtype=np.bool_)
+    evaluation[known.to_numpy()] = held_out(prompt_ids.drop_nulls(), fraction).to_numpy()
     return pl.select(
         pl.when(pl.lit(pl.Series(evaluation))).then(pl.lit(EVAL)).otherwise(pl.lit(TRAIN))
     ).to_series()

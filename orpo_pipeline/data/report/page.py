@@ -159,7 +159,9 @@ def find_remarkable(report: DataReport) -> list[str]:
         found.append(_coarse(report.kept_eval))
     if report.largest_groups and report.largest_groups[0][1] > BIG_GROUP * kept > 1:
         share = describe_share(report.largest_groups[0][1], kept)
-        found.append(f"One group of near-equal prompts holds {share} of the pairs.")
+        found.append(
+            f"One group of near-equal prompts or turns of a dialogue holds {share} of the pairs."
+        )
     return found
 
 

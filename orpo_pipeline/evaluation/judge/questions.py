@@ -40,7 +40,7 @@ class Question:
     candidate: str
     reference: str
     group: str
-    """The prompt's group of near-equal prompts: the independent unit of the interval."""
+    """The prompt's group (`KeptPairs`): the independent unit of the interval."""
     is_new: bool = False
     """Whether the champion's data had no pair of this group."""
 

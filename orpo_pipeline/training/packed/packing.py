@@ -11,7 +11,7 @@ def pack_pairs(tokens: Sequence[int], budget: int) -> list[Pack]:
 
     A pair longer than the budget has a pack of its own. The plain bin-packing heuristic of
     Johnson 1973, at most 11/9 of the fewest packs + 1. The fullest pack comes first: what it frees
-    has room for all that a later one needs (16 pairs on a CPU peaked at 0.8 of the memory so).
+    has room for all that a later one needs (docs/performance.md).
 
     Args:
         tokens: prompt + chosen + rejected of each pair.
