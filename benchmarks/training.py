@@ -192,11 +192,12 @@ def _show(results: Result) -> None:
     for name in figures:
         if name != "packed":
             other = figures[name]
-            operations = ours["flops"] / other["flops"] if other["flops"] else float("nan")
+            counted = other["flops"] > 0  # not with --no-flops
             print(
                 f"packed / {name}: {ours['rate'] / other['rate']:.1f} x pairs/s, "
                 f"{other['cpu'] / ours['cpu']:.1f} x pairs per CPU second, "
-                f"{ours['peak'] / other['peak']:.2f} x memory, {operations:.2f} x operations"
+                f"{ours['peak'] / other['peak']:.2f} x memory"
+                + (f", {ours['flops'] / other['flops']:.2f} x operations" if counted else "")
             )
 
 
