@@ -139,7 +139,7 @@ def _train_and_publish(
                 job, checkpoint, _recorded(work, checkpoint, on_step), should_stop, on_loaded
             )
     finally:
-        # Here and by the first rank alone: the others may be writing still.
+        # Not by every rank: another one may be writing still.
         shutil.rmtree(work / WRITING, ignore_errors=True)
     if should_stop():
         raise Interrupted(f"training stopped; checkpoints are in {work}")
