@@ -5,6 +5,7 @@ Which tensors live at the peak, and where each number comes from, stands at `pre
 
 from dataclasses import dataclass, fields
 
+from orpo_pipeline.heap import LARGE
 from orpo_pipeline.planning.engines import SOFTCAPPED
 from schemas.plan import ModelShape
 from schemas.tokens import Longest
@@ -52,10 +53,11 @@ CPU, and 0.7 with the Trainer and the data. On a GPU, the driver's context and c
 guess that no GPU has confirmed."""
 
 HEAP_SHARE = 1.6
-"""Resident bytes of a byte that packed passes save on a CPU: no two passes are of one size, and
-freed blocks leave holes in the C library's heap. Measured 1.2 to 1.9, more with more layers and
-passes (benchmarks/memory.py). TRL's passes are alike and show none; torch's GPU allocator is taken
-to waste what a plan keeps back."""
+"""Resident bytes of a byte that packed passes save on a CPU in blocks of less than `heap.LARGE`: no
+two passes are of one size, and freed blocks leave holes in the C library's heap. Measured 1.2 to
+1.9, more with more layers and passes (benchmarks/memory.py). Larger blocks are the system's own and
+leave none, as TRL's passes do, which are alike; torch's GPU allocator is taken to waste what a plan
+keeps back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class ForwardPass:
     logit_bytes: int
     """Of the output layer and the loss, while all layers' activations live."""
     heap_share: float = 1.0
-    """Resident bytes of a byte of saved activations on a CPU."""
+    """Resident bytes of a byte of saved activations on a CPU, in small blocks."""
 
 
 def trl_pass(shape: ModelShape, pairs: int, longest: Longest) -> ForwardPass:
@@ -178,7 +180,9 @@ def predict_step(
         16 H: the last norm, its output, and the gradient of each log-prob.
     working: the engine's logits, or the gradients of a layer, as much as it saved; with
         checkpointing what it saves anew besides. `full` holds gradients of the output layer, 8 V H.
-        On a CPU, those of packed passes count HEAP_SHARE times.
+        On a CPU, small blocks of packed passes count HEAP_SHARE times. Of a layer, a projection of
+        the feed-forward network has T I numbers, I about (W - 3 H) / 3, four of which are saved;
+        a norm's float32 input T H; anything else at most T H.
     runtime: see RUNTIME_BYTES.
 
     A mixture of experts counts as if every expert saw every token. DoRA's copies of the adapted
@@ -191,11 +195,12 @@ def predict_step(
     full = setup.method == "full"
     head_gradient = 8 * shape.vocab_size * shape.hidden_size if full else 0
     in_flight = 2 * saved_layer if checkpointing else saved_layer
-    heap = forward.heap_share if setup.device == "cpu" else 1
+    saved = shape.layers * kept + head
+    holes = _holes(shape, setup, forward, saved, checkpointing=checkpointing)
     return MemoryEstimate(
         weights=int(_weight_bytes(shape, setup)),
         trained=int(_full_bytes(shape, setup) if full else _lora_bytes(shape, setup)),
-        activations=int(heap * (shape.layers * kept + head)),
+        activations=int(saved + holes),
         working=int(max(forward.logit_bytes + head_gradient, in_flight)),
         runtime=RUNTIME_BYTES["cpu" if setup.device == "cpu" else "accelerator"],
     )
@@ -214,6 +219,23 @@ def _saved_layer(shape: ModelShape, setup: Setup, forward: ForwardPass) -> float
     if not setup.fused_attention:
         a_token += shape.hidden_size / NARROWEST_HEAD * forward.attended * SCORE_BYTES
     return forward.tokens * a_token
+
+
+def _holes(
+    shape: ModelShape, setup: Setup, forward: ForwardPass, saved: float, *, checkpointing: bool
+) -> float:
+    """Bytes that stay with the process beside the saved ones; see `predict_step`."""
+    size, hidden = DTYPE_BYTES[setup.dtype], forward.tokens * shape.hidden_size
+    if setup.device != "cpu" or hidden * size >= LARGE:
+        return 0
+    small = saved
+    if not checkpointing:
+        inner = forward.tokens * max(0, layer_width(shape) - 3 * shape.hidden_size) / 3
+        if inner * size >= LARGE:
+            small -= shape.layers * 4 * inner * size
+        if hidden * 4 >= LARGE:
+            small -= shape.layers * 2 * hidden * 4
+    return (forward.heap_share - 1) * small
 
 
 def _weight_bytes(shape: ModelShape, setup: Setup) -> float:

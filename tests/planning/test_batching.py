@@ -96,7 +96,7 @@ def test_micro_batch_and_checkpointing_follow_memory(
         (H100, MISTRAL_7B, False, 10_240),
         (T4, MISTRAL_7B, True, 10_752),
         (cpu("avx2", ram=24), SMOLLM2, False, 1_024),
-        (cpu("avx2", ram=6), SMOLLM2, True, 1_024),
+        (cpu("avx2", ram=4), SMOLLM2, True, 1_024),
         (cpu("amx_bf16", "avx2", ram=48), MISTRAL_7B, False, 1_024),
     ],
 )

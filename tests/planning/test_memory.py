@@ -100,6 +100,25 @@ def test_a_heap_has_holes() -> None:
     assert alike.activations == 334_933
 
 
+def test_large_blocks_leave_no_holes() -> None:
+    """16-bit blocks of 4 MiB: 2,097,152 numbers."""
+
+    def activations(tokens: int, device: str) -> int:
+        held = packed_pass(ROUND, tokens, TEN)
+        return predict_step(ROUND, setup(device=device), held, checkpointing=False).activations
+
+    def holes(tokens: int) -> float:
+        return activations(tokens, "cpu") / activations(tokens, "cuda") - 1
+
+    # A projection has T * (1,000 - 300) / 3 numbers: large from T = 8,988 on. Then four of them
+    # go, 1,866.7 bytes a token of 3,936.7 in each layer, and of 250 a layer behind the last.
+    assert holes(8_987) == pytest.approx(0.6)
+    assert holes(8_988) == pytest.approx(0.6 * (1 - 1_866.67 / 4_186.67), rel=1e-4)
+    # A norm's float32 input has 100 T: from T = 10,486 on, two of them.
+    assert holes(10_486) == pytest.approx(0.6 * (1 - 2_666.67 / 4_186.67), rel=1e-4)
+    assert holes(20_972) == 0  # all that is as wide as the hidden state
+
+
 def test_packed_prediction_by_hand() -> None:
     held = packed_pass(ROUND, 30, TEN)
     need = predict_step(ROUND, setup(), held, checkpointing=False)
