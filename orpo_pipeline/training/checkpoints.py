@@ -33,7 +33,7 @@ def publish_checkpoint(work: Path, step: int) -> None:
 def newest_checkpoint(work: Path) -> Path | None:
     """The newest checkpoint whose every file is as it was written.
 
-    Broken ones leave their names, half-written ones the disk.
+    Removes broken ones, whose names training will need again, and what was half-written.
     """
     shutil.rmtree(work / WRITING, ignore_errors=True)
     for checkpoint in reversed(_by_age(work)):
@@ -45,12 +45,12 @@ def newest_checkpoint(work: Path) -> Path | None:
 
 
 def newest_step(work: Path) -> int:
-    """The step of the newest checkpoint that was sealed; 0 when there is none.
+    """The step of the newest checkpoint that was published; 0 when there is none.
 
     Its files are not looked at, and nothing is removed: another process may be writing there.
     """
-    sealed = [path for path in _by_age(work) if (path / MANIFEST).is_file()]
-    return checkpoint_step(sealed[-1]) if sealed else 0
+    published = [path for path in _by_age(work) if (path / MANIFEST).is_file()]
+    return checkpoint_step(published[-1]) if published else 0
 
 
 def is_last(checkpoint: Path) -> bool:

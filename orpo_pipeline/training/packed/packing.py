@@ -27,7 +27,7 @@ def pack_pairs(tokens: Sequence[int], budget: int) -> list[Pack]:
             room.append(budget)
         packs[fitting].append(index)
         room[fitting] -= tokens[index]
-    fullest_first = sorted(range(len(packs)), key=lambda number: room[number])
+    fullest_first = sorted(range(len(packs)), key=room.__getitem__)
     return [sorted(packs[number]) for number in fullest_first]
 
 
